@@ -1,0 +1,1 @@
+"""Make artifacts that edgeqwen runs: a checkpoint in, proven files out."""

@@ -1,0 +1,163 @@
+"""The words of the API: messages in, deltas out, settings between; each default is written once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "loop"]  # loop: the guard cut an endless repetition
+Tool = Mapping[str, Any]  # OpenAI's shape: {"type": "function", "function": {"name", "description", "parameters"}}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model asks for; `arguments` is the JSON text of an object, as the model wrote it."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `thinking` is what an assistant thought before its content."""
+
+    role: Role
+    content: str = ""
+    thinking: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of the tool call number `index`: id and name come with its first piece, arguments are appended."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The natural logarithm of a sampled token's probability, before penalties and temperature."""
+
+    token: str
+    token_bytes: bytes
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()  # the likeliest tokens here, best first
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts. `cached_tokens` of the prompt were still in the KV cache; forced tokens count as completion."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    thinking_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall time of one request in seconds; `engine_s` is the part inside the engine's native calls."""
+
+    prompt_s: float = 0.0
+    decode_s: float = 0.0
+    engine_s: float = 0.0
+    prompt_tokens_per_s: float = 0.0
+    decode_tokens_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step made visible. The last delta of a stream carries finish_reason, usage and timings."""
+
+    thinking: str = ""
+    content: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer: the fold of a stream."""
+
+    thinking: str
+    content: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def message(self) -> Message:
+        """The answer as a turn of the history."""
+        return Message("assistant", self.content, self.thinking or None, self.tool_calls)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an id is drawn from logits. Names and meanings are those of transformers and vLLM; temperature 0 is greedy."""
+
+    temperature: float
+    top_p: float
+    top_k: int  # 0: no limit
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+
+
+# Qwen3's own recommendations (its model card); the checkpoint's generation_config.json knows only the first.
+SAMPLING_THINKING = Sampling(temperature=0.6, top_p=0.95, top_k=20)
+SAMPLING_PLAIN = Sampling(temperature=0.7, top_p=0.8, top_k=20)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """What a caller may ask of one answer. None means the model's own default for the mode."""
+
+    thinking: bool | None = None  # None: on, where the model can
+    thinking_budget: int | None = None  # tokens; 0 turns thinking off
+    max_tokens: int | None = None  # of the whole answer; None: what the context still holds
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()  # matched in the content, never in the thinking or inside a tool call
+    logprobs: int | None = None  # how many of the likeliest tokens to report; 0: the sampled one alone
+    loop_guard: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The figures of a dense Qwen, under the keys of its config.json; `architecture` is GGUF's name for it."""
+
+    architecture: str  # "qwen3" or "qwen2"
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int  # rows of the embedding, padding included
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    tie_word_embeddings: bool
+    rope_scaling: Mapping[str, Any] | None = None  # YaRN: rope_type, factor, original_max_position_embeddings
