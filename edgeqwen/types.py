@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "loop"]  # loop: the guard cut an endless repetition
@@ -80,6 +80,7 @@ class Delta:
     content: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_progress: tuple[int, int] | None = None  # tokens of a long prompt: computed so far, in all
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
@@ -105,7 +106,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an id is drawn from logits. Names and meanings are those of transformers and vLLM; temperature 0 is greedy."""
+    """How an id is drawn from logits, in the names and meanings of transformers and vLLM; temperature 0 is greedy."""
 
     temperature: float
     top_p: float
@@ -142,6 +143,26 @@ class GenerationConfig:
     stop: tuple[str, ...] = ()  # matched in the content, never in the thinking or inside a tool call
     logprobs: int | None = None  # how many of the likeliest tokens to report; 0: the sampled one alone
     loop_guard: bool = True
+
+
+class Options(TypedDict, total=False):
+    """GenerationConfig's fields as keyword arguments; a test holds the two together."""
+
+    thinking: bool | None
+    thinking_budget: int | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repetition_penalty: float | None
+    logit_bias: Mapping[int, float]
+    seed: int | None
+    stop: tuple[str, ...]
+    logprobs: int | None
+    loop_guard: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,251 @@
+"""llama.cpp behind the protocol, through llama-cpp-python's low-level API; knows ids and logits, no text."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeqwen.backends.base import Chunk, InterruptedForwardError, Ledger, Logits, check_chunks
+from edgeqwen.errors import EngineError, EngineMissingError, NoRoomError
+
+PIP_LINE = "pip install 'edgeqwen[llama]'"
+KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml.h: enum ggml_type
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCppSettings:
+    """How a GGUF file is loaded; `edgeqwen.plan` chooses the values for a machine."""
+
+    context_length: int
+    threads: int
+    sequences: int = 1
+    pool_tokens: int | None = None  # KV cells over all sequences; None: context_length for each
+    kv_type: str = "f16"
+    gpu_layers: int = 0  # -1: all
+    mmap: bool = True
+    repack: bool = True  # a second, faster layout of the weights; beside a mapped file they are in memory twice
+    step_tokens: int = 512
+    step_rows: int = 32  # bounds the logits buffer, which llama.cpp else reserves for every token of a step
+
+
+def _llama() -> Any:
+    try:
+        import llama_cpp.llama_cpp as llama  # noqa: PLC0415 - an engine is imported when it is used
+    except ImportError as error:
+        raise EngineMissingError(f"llama.cpp is not installed: {PIP_LINE}") from error
+    except (OSError, RuntimeError) as error:  # the package is there, its library does not load
+        raise EngineMissingError(f"llama.cpp's library does not load ({error}); reinstall it: {PIP_LINE}") from error
+    return llama
+
+
+class _Log:
+    """llama.cpp's log: kept, not printed; its last warnings explain a failure."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=12)
+        self.callback: Any = None
+
+    def attach(self, llama: Any) -> None:
+        if self.callback is None:
+            self.callback = llama.llama_log_callback(self._receive)
+            llama.llama_log_set(self.callback, ctypes.c_void_p(0))
+            llama.llama_backend_init()
+
+    def _receive(self, level: int, text: bytes, _user_data: object) -> None:
+        if level in (3, 4):  # GGML_LOG_LEVEL_WARN, GGML_LOG_LEVEL_ERROR
+            self.lines.append(text.decode("utf-8", "replace").strip())
+
+    def last_words(self) -> str:
+        return "; ".join(line for line in self.lines if line)[-500:] or "it gave no reason"
+
+
+_log = _Log()
+
+
+class LlamaCppBackend:
+    """One GGUF file in llama.cpp with one unified KV cache, in which `copy` is bookkeeping."""
+
+    def __init__(self, path: Path, settings: LlamaCppSettings, progress: Callable[[float], None] | None = None) -> None:
+        """Load `path`, a file that edgeqwen.gguf has found sound; `progress` gets 0..1."""
+        if settings.kv_type not in KV_TYPES:
+            raise EngineError(f"kv_type {settings.kv_type!r}: llama.cpp is offered {', '.join(KV_TYPES)}")
+        self._llama = llama = _llama()
+        _log.attach(llama)
+        _log.lines.clear()
+        self._model = self._context = None
+        self._model = llama.llama_model_load_from_file(os.fsencode(path), self._model_params(settings, progress))
+        if not self._model:
+            raise EngineError(f"{path}: llama.cpp cannot load it: {_log.last_words()}")
+        self._context = llama.llama_init_from_model(self._model, self._context_params(settings))
+        if not self._context:
+            self.close()
+            raise EngineError(f"{path}: llama.cpp cannot make a context: {_log.last_words()}")
+        self.vocab_size = int(llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self._model)))
+        self.context_length = settings.context_length
+        self.sequences = settings.sequences
+        self.step_tokens = settings.step_tokens
+        self.step_rows = settings.step_rows
+        self.native_s = 0.0
+        self._pool_tokens = settings.pool_tokens or settings.context_length * settings.sequences
+        self._memory = llama.llama_get_memory(self._context)
+        self._ledger = Ledger(settings.sequences)
+        self._batch = _Batch(llama, settings.step_tokens)
+
+    def _model_params(self, settings: LlamaCppSettings, progress: Callable[[float], None] | None) -> Any:
+        params = self._llama.llama_model_default_params()
+        params.n_gpu_layers = settings.gpu_layers
+        params.load_mode = self._llama.LLAMA_LOAD_MODE_MMAP if settings.mmap else self._llama.LLAMA_LOAD_MODE_NONE
+        params.use_extra_bufts = settings.repack
+        if progress is not None:
+
+            def forward_progress(done: float, _user_data: object) -> bool:
+                progress(done)
+                return True
+
+            self._progress = self._llama.llama_progress_callback(forward_progress)  # kept alive while it is used
+            params.progress_callback = self._progress
+        return params
+
+    def _context_params(self, settings: LlamaCppSettings) -> Any:
+        params = self._llama.llama_context_default_params()
+        params.n_ctx = settings.pool_tokens or settings.context_length * settings.sequences
+        params.n_batch = params.n_ubatch = settings.step_tokens
+        params.n_seq_max = settings.sequences
+        params.n_outputs_max = settings.step_rows
+        params.n_threads = params.n_threads_batch = settings.threads
+        params.type_k = params.type_v = KV_TYPES[settings.kv_type]
+        params.flash_attn_type = self._llama.LLAMA_FLASH_ATTN_TYPE_AUTO
+        params.kv_unified = True
+        params.no_perf = True
+        # ggml asks this callback before every node, from its own threads. Python's would cost a GIL each time;
+        # libc's strlen over two bytes answers 0 (go on) or 1 (stop) for nothing.
+        self._stop_flag = ctypes.create_string_buffer(2)
+        params.abort_callback = ctypes.cast(ctypes.CDLL(None).strlen, self._llama.ggml_abort_callback)
+        params.abort_callback_data = ctypes.cast(self._stop_flag, ctypes.c_void_p)
+        return params
+
+    def forward(self, chunks: Sequence[Chunk]) -> list[Logits]:
+        check_chunks(chunks, self)
+        counts = self._batch.fill(chunks, self._ledger)
+        started = time.perf_counter()
+        status = self._llama.llama_decode(self._context, self._batch.native)
+        address = self._llama.llama_get_logits(self._context) if status == 0 and sum(counts) else None
+        self.native_s += time.perf_counter() - started
+        if status:
+            self._restore(status)
+        for chunk in chunks:
+            self._ledger.append(chunk.sequence, chunk.ids)
+        return self._views(address, counts)
+
+    def _views(self, address: Any, counts: Sequence[int]) -> list[Logits]:
+        """One [rows, vocab_size] view a chunk over llama.cpp's buffer, in which rows stand in the batch's order."""
+        if address is None:
+            return [np.empty((0, self.vocab_size), np.float32) for _ in counts]
+        flat = np.ctypeslib.as_array(address, (sum(counts), self.vocab_size))
+        ends = np.cumsum(counts)
+        return [flat[end - count : end] for count, end in zip(counts, ends, strict=True)]
+
+    def _restore(self, status: int) -> None:
+        """Bring every sequence back to its length before a failed step, then say what happened."""
+        for sequence, ids in enumerate(self._ledger.ids):
+            self._llama.llama_memory_seq_rm(self._memory, sequence, len(ids), -1)
+        if status == 2:
+            self._stop_flag[0] = 0
+            raise InterruptedForwardError("the step was interrupted")
+        if status == 1:
+            raise NoRoomError(f"llama.cpp found no room in its KV cache of {self._pool_tokens} tokens")
+        raise EngineError(f"llama.cpp failed with status {status}: {_log.last_words()}")
+
+    def length(self, sequence: int) -> int:
+        return len(self._ledger.ids[sequence])
+
+    def ids(self, sequence: int) -> Sequence[int]:
+        return self._ledger.ids[sequence]
+
+    def truncate(self, sequence: int, length: int) -> None:
+        if length < self.length(sequence):
+            self._llama.llama_memory_seq_rm(self._memory, sequence, length, -1)
+            self._ledger.truncate(sequence, length)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self._llama.llama_memory_seq_rm(self._memory, target, -1, -1)
+        self._llama.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        self._ledger.copy(source, target, length)
+
+    def room(self) -> int:
+        return self._pool_tokens - self._ledger.used
+
+    def save(self, sequence: int, path: Path) -> None:
+        ids = self._ledger.ids[sequence]
+        tokens = (ctypes.c_int32 * len(ids))(*ids)
+        written = self._llama.llama_state_seq_save_file(self._context, os.fsencode(path), sequence, tokens, len(ids))
+        if not written:
+            raise EngineError(f"{path}: llama.cpp could not write the session: {_log.last_words()}")
+
+    def load(self, sequence: int, path: Path, ids: Sequence[int]) -> None:
+        if self.length(sequence):
+            raise EngineError(f"sequence {sequence} holds {self.length(sequence)} tokens; a session needs an empty one")
+        tokens, count = (ctypes.c_int32 * len(ids))(), ctypes.c_size_t(0)
+        read = self._llama.llama_state_seq_load_file(
+            self._context, os.fsencode(path), sequence, tokens, len(ids), ctypes.byref(count)
+        )
+        if not read or count.value != len(ids) or list(tokens) != list(ids):
+            self._llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+            raise EngineError(f"{path}: is not a session of these {len(ids)} tokens for this model")
+        self._ledger.append(sequence, ids)
+
+    def interrupt(self) -> None:
+        self._stop_flag[0] = 1
+
+    def close(self) -> None:
+        if self._context:
+            self._llama.llama_free(self._context)
+        if self._model:
+            self._llama.llama_model_free(self._model)
+        self._context = self._model = None
+
+
+class _Batch:
+    """A llama_batch over numpy arrays, filled in bulk."""
+
+    def __init__(self, llama: Any, tokens: int) -> None:
+        self._ids = np.empty(tokens, np.int32)
+        self._positions = np.empty(tokens, np.int32)
+        self._sequences = np.empty(tokens, np.int32)
+        self._wanted = np.empty(tokens, np.int8)
+        self._ones = np.ones(tokens, np.int32)
+        # llama_batch.seq_id is an array of pointers, one to each token's list of sequences (here of one each).
+        self._pointers = (self._sequences.ctypes.data + 4 * np.arange(tokens)).astype(np.uintp)
+        self.native = llama.llama_batch()
+        self.native.embd = None
+        for name, array in (
+            ("token", self._ids), ("pos", self._positions), ("n_seq_id", self._ones),
+            ("seq_id", self._pointers), ("logits", self._wanted),
+        ):  # fmt: skip
+            field = dict(self.native._fields_)[name]
+            setattr(self.native, name, ctypes.cast(array.ctypes.data, field))
+
+    def fill(self, chunks: Sequence[Chunk], ledger: Ledger) -> list[int]:
+        """Put the chunks behind their sequences; how many rows of logits each asks for."""
+        start, counts = 0, []
+        for chunk in chunks:
+            held, count = len(ledger.ids[chunk.sequence]), len(chunk.ids)
+            end = start + count
+            self._ids[start:end] = chunk.ids
+            self._positions[start:end] = np.arange(held, held + count)
+            self._sequences[start:end] = chunk.sequence
+            self._wanted[start:end] = chunk.rows == "all"
+            if chunk.rows == "last":
+                self._wanted[end - 1] = 1
+            counts.append({"none": 0, "last": 1, "all": count}[chunk.rows])
+            start = end
+        self.native.n_tokens = start
+        return counts

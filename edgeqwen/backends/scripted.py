@@ -1,0 +1,86 @@
+"""An engine without weights, for tests here and elsewhere: the next id is a pure function of the ids so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgeqwen.backends.base import Chunk, InterruptedForwardError, Ledger, Logits, check_chunks
+from edgeqwen.errors import EngineError
+
+Script = Callable[[Sequence[int]], int | np.ndarray]  # ids so far -> the next id, or a whole row of logits
+
+
+class ScriptedBackend:
+    """Answers by `script`; the logit of the id it names is 10 and all others are 0."""
+
+    def __init__(
+        self, script: Script, *, vocab_size: int, context_length: int = 4096, sequences: int = 1, step_tokens: int = 512
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.context_length = context_length
+        self.sequences = sequences
+        self.step_tokens = self.step_rows = step_tokens
+        self.native_s = 0.0
+        self.forwarded: list[tuple[int, int]] = []  # (sequence, tokens) of every chunk that was computed
+        self._script = script
+        self._ledger = Ledger(sequences)
+        self._interrupted = False
+
+    def forward(self, chunks: Sequence[Chunk]) -> list[Logits]:
+        check_chunks(chunks, self)
+        if self._interrupted:
+            self._interrupted = False
+            raise InterruptedForwardError("the step was interrupted")
+        return [self._append(chunk) for chunk in chunks]
+
+    def _append(self, chunk: Chunk) -> Logits:
+        held = self.length(chunk.sequence)
+        self._ledger.append(chunk.sequence, chunk.ids)
+        self.forwarded.append((chunk.sequence, len(chunk.ids)))
+        ids = self._ledger.ids[chunk.sequence]
+        ends = range(held + 1, len(ids) + 1)
+        wanted = {"none": (), "last": ends[-1:], "all": ends}[chunk.rows]
+        rows = [self._row(ids[:end]) for end in wanted]
+        return np.array(rows, np.float32).reshape(len(rows), self.vocab_size)
+
+    def _row(self, ids: Sequence[int]) -> np.ndarray:
+        answer = self._script(ids)
+        if isinstance(answer, np.ndarray):
+            return answer
+        row = np.zeros(self.vocab_size, np.float32)
+        row[answer] = 10
+        return row
+
+    def length(self, sequence: int) -> int:
+        return len(self._ledger.ids[sequence])
+
+    def ids(self, sequence: int) -> Sequence[int]:
+        return self._ledger.ids[sequence]
+
+    def truncate(self, sequence: int, length: int) -> None:
+        self._ledger.truncate(sequence, length)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self._ledger.copy(source, target, length)
+
+    def room(self) -> int:
+        return self.context_length * self.sequences - self._ledger.used
+
+    def save(self, sequence: int, path: Path) -> None:
+        path.write_text(json.dumps(self._ledger.ids[sequence]), encoding="utf-8")
+
+    def load(self, sequence: int, path: Path, ids: Sequence[int]) -> None:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved != list(ids):
+            raise EngineError(f"{path}: holds {len(saved)} other tokens than the {len(ids)} that were named")
+        self._ledger.append(sequence, saved)
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+
+    def close(self) -> None:
+        self._ledger = Ledger(self.sequences)

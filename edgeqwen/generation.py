@@ -1,0 +1,174 @@
+"""One answer as a state machine: logits in, the next ids out; it knows no engine and no template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeqwen.errors import ContextOverflowError, RequestError
+from edgeqwen.loop_guard import LoopGuard
+from edgeqwen.sampling import Row, Sampler, likeliest, log_probabilities
+from edgeqwen.stops import StopStrings
+from edgeqwen.template import Special
+from edgeqwen.thinking import Split, ThinkSplitter, ThinkStart
+from edgeqwen.tokenizer import Tokenizer
+from edgeqwen.tools import ToolCallParser
+from edgeqwen.types import Delta, FinishReason, GenerationConfig, Sampling, TokenLogprob, ToolCallDelta, Usage
+
+# Qwen's own sentence for a thinking budget that is used up (Qwen3 documentation, quickstart: 24 tokens).
+BUDGET_SENTENCE = (
+    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n",
+    Special("</think>"),
+    "\n\n",
+)
+STOPS_MAX, STOP_LENGTH_MAX, TOP_LOGPROBS_MAX = 16, 256, 20
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt and the state that it leaves the answer in."""
+
+    ids: tuple[int, ...]
+    start: ThinkStart
+    tools: bool  # tools were offered: calls are parsed out of the content
+
+
+class Generation:
+    """One answer to one prompt.
+
+    Forward `next_ids`, give the last row of logits to `step`, show its Delta; until `finish_reason` is set.
+    """
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        config: GenerationConfig,
+        sampling: Sampling,
+        tokenizer: Tokenizer,
+        *,
+        end_ids: frozenset[int],
+        context_length: int,
+    ) -> None:
+        """RequestError for a setting out of its range, ContextOverflowError where the prompt leaves no room."""
+        check_config(config, tokenizer.vocab_size)
+        if len(prompt.ids) >= context_length:
+            raise ContextOverflowError(len(prompt.ids), context_length)
+        self.next_ids: tuple[int, ...] = prompt.ids
+        self.finish_reason: FinishReason | None = None
+        self._prompt_tokens = len(prompt.ids)
+        self._room = min(config.max_tokens or context_length, context_length - len(prompt.ids))
+        self._config = config
+        self._tokenizer = tokenizer
+        self._end_ids = end_ids
+        self._sampler = Sampler(sampling, prompt.ids)
+        self._splitter = ThinkSplitter(tokenizer, prompt.start)
+        self._tools = ToolCallParser() if prompt.tools else None
+        self._stops = StopStrings(config.stop)
+        self._loop_guard = LoopGuard() if config.loop_guard else None
+        self._budget = config.thinking_budget
+        self._answer_tokens = 0
+        self._thinking_tokens = 0
+
+    @property
+    def usage(self) -> Usage:
+        """Counts so far; `cached_tokens` is for the caller to fill in."""
+        return Usage(self._prompt_tokens, self._answer_tokens, self._thinking_tokens)
+
+    def step(self, logits: Row) -> Delta:
+        """Draw the next id from the row after `next_ids`; what that made visible."""
+        token_id = self._sampler.sample(logits)
+        logprobs = self._logprobs(logits, token_id)
+        self.next_ids = (token_id,)
+        self._count(token_id)
+        if token_id in self._end_ids:
+            return self._finish("stop", Split(), logprobs)
+        split = self._splitter.push(self.next_ids)
+        if self._budget is not None and self._splitter.state == "thinking" and self._thinking_tokens >= self._budget:
+            split = self._close_thinking(split)
+        if self._loop_guard is not None and self._loop_guard.push(token_id):
+            return self._finish("loop", split, logprobs)
+        if self._answer_tokens >= self._room:
+            return self._finish("length", split, logprobs)
+        content, calls = self._content(split.content)
+        if self._stops.hit is not None:
+            return self._finish("stop", Split(split.thinking, content), logprobs, calls)
+        return Delta(split.thinking, content, calls, logprobs)
+
+    def _count(self, token_id: int) -> None:
+        self._answer_tokens += 1
+        self._thinking_tokens += self._splitter.state == "thinking" and token_id not in self._end_ids
+
+    def _close_thinking(self, split: Split) -> Split:
+        """Force Qwen's sentence and the closing tag behind the thinking, as far as there is room for it."""
+        forced = self._tokenizer.encode_segments(BUDGET_SENTENCE)[: max(0, self._room - self._answer_tokens)]
+        for token_id in forced:
+            self._count(token_id)
+        self.next_ids = (*self.next_ids, *forced)
+        more = self._splitter.push(forced)
+        self._budget = None
+        return Split(split.thinking + more.thinking, split.content + more.content)
+
+    def _content(self, text: str) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        """Content text -> (what may be shown, tool calls)."""
+        if self._tools is None or self._stops.hit is not None:
+            return self._stops.push(text), ()
+        parsed = self._tools.push(text)
+        return self._stops.push(parsed.content), parsed.calls
+
+    def _finish(
+        self,
+        reason: FinishReason,
+        split: Split,
+        logprobs: tuple[TokenLogprob, ...],
+        calls: tuple[ToolCallDelta, ...] = (),
+    ) -> Delta:
+        """Empty every stage; `split` holds what the last ids gave (its content already parsed after a stop string)."""
+        thinking, content = split.thinking, split.content
+        if self._stops.hit is None:
+            last = self._splitter.flush()
+            thinking += last.thinking
+            content, calls = self._content(split.content + last.content)
+            if self._tools is not None and self._stops.hit is None:
+                rest = self._tools.flush()
+                content += self._stops.push(rest.content)
+                calls += rest.calls
+            if self._stops.hit is None:
+                content += self._stops.flush()
+        if self._stops.hit is not None:
+            reason = "stop"
+        if reason == "stop" and self._tools is not None and self._tools.calls_seen:
+            reason = "tool_calls"
+        self.finish_reason = reason
+        return Delta(thinking, content, calls, logprobs, finish_reason=reason, usage=self.usage)
+
+    def _logprobs(self, logits: Row, token_id: int) -> tuple[TokenLogprob, ...]:
+        if self._config.logprobs is None:
+            return ()
+        top = likeliest(logits, self._config.logprobs) if self._config.logprobs else np.empty(0, np.intp)
+        values = log_probabilities(logits, np.append(top, token_id))
+        texts = [self._tokenizer.token_bytes(int(i)).decode("utf-8", "replace") for i in (*top, token_id)]
+        pairs = tuple(zip(texts, map(float, values), strict=True))
+        text, value = pairs[-1]
+        return (TokenLogprob(text, self._tokenizer.token_bytes(token_id), value, pairs[:-1]),)
+
+
+def check_config(config: GenerationConfig, vocab_size: int) -> None:
+    """RequestError for a setting out of its range; the sampling values are checked in `sampling.resolve`."""
+    if config.max_tokens is not None and config.max_tokens < 1:
+        raise RequestError(f"max_tokens={config.max_tokens} must be at least 1")
+    if config.thinking_budget is not None and config.thinking_budget < 0:
+        raise RequestError(f"thinking_budget={config.thinking_budget} must be at least 0 (0 turns thinking off)")
+    if config.logprobs is not None and not 0 <= config.logprobs <= TOP_LOGPROBS_MAX:
+        raise RequestError(f"logprobs={config.logprobs} must be 0..{TOP_LOGPROBS_MAX}")
+    if len(config.stop) > STOPS_MAX or any(not 0 < len(text) <= STOP_LENGTH_MAX for text in config.stop):
+        raise RequestError(f"stop: at most {STOPS_MAX} texts of 1..{STOP_LENGTH_MAX} characters each")
+    outside = [i for i in config.logit_bias if not 0 <= i < vocab_size]
+    if outside:
+        raise RequestError(f"logit_bias: id {outside[0]} is outside the vocabulary of {vocab_size}")
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids `a` and `b` share from their start."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,242 @@
+"""A loaded model: messages in, a stream of deltas out; chat() and generate() are folds over stream()."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from edgeqwen.backends.base import Backend, Chunk
+from edgeqwen.errors import RequestError
+from edgeqwen.generation import Generation, Prompt, common_prefix
+from edgeqwen.messages import messages_from
+from edgeqwen.sampling import Row, resolve
+from edgeqwen.template import ChatTemplate
+from edgeqwen.thinking import think_start
+from edgeqwen.tokenizer import Tokenizer
+from edgeqwen.types import (
+    SAMPLING_PLAIN,
+    SAMPLING_THINKING,
+    Completion,
+    Delta,
+    GenerationConfig,
+    Message,
+    ModelShape,
+    Options,
+    Sampling,
+    Timings,
+    Tool,
+    ToolCall,
+)
+
+logger = logging.getLogger("edgeqwen")
+Messages = str | Sequence[Message | Mapping[str, Any]]  # a str is one user message
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What is known of a model besides its weights."""
+
+    name: str
+    shape: ModelShape
+    end_ids: frozenset[int]
+    sampling: Mapping[str, float]  # the file's own recommendations: temperature, top_p, top_k, ...
+
+
+class Model:
+    """A model and its KV cache. One answer at a time: a second thread waits for the first.
+
+    Use as a context manager, or call close().
+    """
+
+    def __init__(self, backend: Backend, tokenizer: Tokenizer, template: ChatTemplate, card: ModelCard) -> None:
+        self.backend = backend
+        self.tokenizer = tokenizer
+        self.template = template
+        self.card = card
+        self._lock = threading.Lock()
+        self._owner: int | None = None  # the thread that holds the lock
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self.backend.context_length
+
+    def stream(self, messages: Messages, *, tools: Sequence[Tool] = (), **options: Unpack[Options]) -> Iterator[Delta]:
+        """Answer `messages` piece by piece; the last Delta carries finish_reason, usage and timings.
+
+        `options` are GenerationConfig's fields. RequestError for what cannot be asked, ContextOverflowError where the
+        prompt is too long: both before the first piece is computed. Leaving the loop early stops the answer.
+        """
+        config = config_from(options)
+        thinking = self._thinks(config)
+        prompt = self._prompt(messages_from(_as_list(messages)), tools, thinking=thinking)
+        sampling = self._sampling(config, thinking=thinking)
+        generation = Generation(
+            prompt, config, sampling, self.tokenizer,
+            end_ids=self.card.end_ids, context_length=self.context_length,
+        )  # fmt: skip
+        return self._run(generation)
+
+    def chat(self, messages: Messages, *, tools: Sequence[Tool] = (), **options: Unpack[Options]) -> Completion:
+        """The whole answer; arguments and errors are those of `stream`."""
+        return fold(self.stream(messages, tools=tools, **options))
+
+    def generate(self, text: str, **options: Unpack[Options]) -> str:
+        """The content of the answer to one user message."""
+        return self.chat(text, **options).content
+
+    def prepare(self, messages: Messages, *, tools: Sequence[Tool] = ()) -> int:
+        """Compute the KV cache of a history ahead of the next user turn; returns how many tokens it holds.
+
+        The template drops the thinking of earlier turns, so what stays the same is found by rendering two different
+        next turns. Call it while the user reads: the next `stream` then pays for its question alone.
+        """
+        history = messages_from(_as_list(messages))
+        probes = [self._prompt((*history, Message("user", text)), tools, thinking=True).ids for text in ("a", "b")]
+        stable = probes[0][: common_prefix(*probes)]
+        if not stable or len(stable) >= self.context_length:
+            return 0
+        with self._locked():
+            self._reuse(stable, keep_last=False)
+            for _ in self._forward(stable[self.backend.length(0) :], rows=False):
+                pass
+        return len(stable)
+
+    def count_tokens(self, messages: Messages, *, tools: Sequence[Tool] = (), thinking: bool = True) -> int:
+        """How many tokens the rendered prompt has."""
+        return len(self._prompt(messages_from(_as_list(messages)), tools, thinking=thinking).ids)
+
+    def interrupt(self) -> None:
+        """From any thread: end a running answer soon; its stream raises InterruptedForwardError."""
+        self.backend.interrupt()
+
+    def close(self) -> None:
+        """Free the weights and the cache."""
+        self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _thinks(self, config: GenerationConfig) -> bool:
+        """Whether the answer may think: asked for, or left open, by a model that can."""
+        if config.thinking and not self.template.thinks:
+            raise RequestError(f"{self.card.name} has no thinking mode: its chat template knows no switch for it")
+        return self.template.thinks and config.thinking is not False and config.thinking_budget != 0
+
+    def _prompt(self, messages: Sequence[Message], tools: Sequence[Tool], *, thinking: bool) -> Prompt:
+        ids = self.tokenizer.encode_segments(self.template.render(messages, tools, thinking=thinking))
+        start = think_start(ids, self.tokenizer, thinks=self.template.thinks, thinking=thinking)
+        return Prompt(tuple(ids), start, bool(tools))
+
+    def _sampling(self, config: GenerationConfig, *, thinking: bool) -> Sampling:
+        """Qwen3's presets per mode; a file's own recommendations are for thinking, or for a model that cannot."""
+        preset = SAMPLING_THINKING if thinking else SAMPLING_PLAIN
+        if thinking or not self.template.thinks:
+            known = {field.name for field in fields(Sampling)}
+            preset = replace(preset, **{k: v for k, v in self.card.sampling.items() if k in known})
+        sampling = resolve(config, preset)
+        if thinking and sampling.temperature == 0:
+            logger.warning("greedy decoding makes a thinking Qwen3 repeat itself; Qwen recommends temperature 0.6")
+        return sampling
+
+    def _run(self, generation: Generation) -> Iterator[Delta]:
+        with self._locked():
+            native_s, started = self.backend.native_s, time.perf_counter()
+            prompt = generation.next_ids
+            cached = self._reuse(prompt)
+            row: Row | None = None
+            for row in self._forward(prompt[cached:]):
+                if row is None:
+                    yield Delta(prompt_progress=(self.backend.length(0), len(prompt)))
+            prompt_s = time.perf_counter() - started
+            while row is not None:
+                delta = generation.step(row)
+                if generation.finish_reason is not None:
+                    break
+                if delta != NOTHING:
+                    yield delta
+                (row,) = self._forward(generation.next_ids)
+            decode_s = time.perf_counter() - started - prompt_s
+            usage = replace(generation.usage, cached_tokens=cached)
+            timings = Timings(
+                prompt_s=prompt_s,
+                decode_s=decode_s,
+                engine_s=self.backend.native_s - native_s,
+                prompt_tokens_per_s=(len(prompt) - cached) / prompt_s,
+                decode_tokens_per_s=usage.completion_tokens / decode_s if decode_s else 0.0,
+            )
+            yield replace(delta, usage=usage, timings=timings)
+
+    def _reuse(self, prompt: Sequence[int], *, keep_last: bool = True) -> int:
+        """Cut the cache to what it shares with `prompt` (less its last id, whose logits are wanted); its length."""
+        shared = common_prefix(prompt, self.backend.ids(0))
+        shared = min(shared, len(prompt) - 1) if keep_last else shared
+        self.backend.truncate(0, shared)
+        return shared
+
+    def _forward(self, ids: Sequence[int], *, rows: bool = True) -> Iterator[Row | None]:
+        """Append ids in steps; None after each, and the last row of logits at the end if it is wanted."""
+        size = self.backend.step_tokens
+        for start in range(0, len(ids), size):
+            last = start + size >= len(ids)
+            (logits,) = self.backend.forward([Chunk(0, ids[start : start + size], "last" if last and rows else "none")])
+            yield logits[-1] if last and rows else None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One answer at a time; RequestError where a thread would wait for itself."""
+        if self._owner == threading.get_ident():
+            raise RequestError("an answer of this model is still running in this thread: finish or close its stream")
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._owner = None
+
+
+NOTHING = Delta()
+
+
+def config_from(options: Options) -> GenerationConfig:
+    """RequestError for a name that GenerationConfig does not have."""
+    known = {field.name for field in fields(GenerationConfig)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise RequestError(f"{unknown[0]!r} is not an option; there are {', '.join(sorted(known))}")
+    stop = options.get("stop")
+    return GenerationConfig(**{**options, "stop": (stop,)} if isinstance(stop, str) else options)
+
+
+def fold(deltas: Iterable[Delta]) -> Completion:
+    """The whole answer of a stream that ran to its end."""
+    thinking, content, calls, logprobs = [], [], {}, []
+    last = NOTHING
+    for last in deltas:
+        thinking.append(last.thinking)
+        content.append(last.content)
+        logprobs.extend(last.logprobs)
+        for piece in last.tool_calls:
+            so_far = calls.get(piece.index, ToolCall("", ""))
+            calls[piece.index] = ToolCall(
+                so_far.name + piece.name, so_far.arguments + piece.arguments, so_far.id + piece.id
+            )
+    if last.finish_reason is None or last.usage is None or last.timings is None:
+        raise RequestError("the stream did not run to its end")
+    return Completion(
+        "".join(thinking), "".join(content), tuple(calls[i] for i in sorted(calls)),
+        last.finish_reason, last.usage, last.timings, tuple(logprobs),
+    )  # fmt: skip
+
+
+def _as_list(messages: Messages) -> Sequence[Message | Mapping[str, Any]]:
+    return [Message("user", messages)] if isinstance(messages, str) else messages

@@ -1,0 +1,119 @@
+"""A row of logits -> an id: the only sampler, the same for every engine; it knows no text and no engine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeqwen.errors import EngineError, RequestError
+from edgeqwen.types import GenerationConfig, Sampling
+
+Row = npt.NDArray[np.float32]  # [vocab_size]
+Ids = npt.NDArray[np.intp]
+
+BLOCK = 128  # logits whose maximum is looked at before the logits themselves
+# name -> the closed interval that makes sense; what lies outside is refused, not clamped
+LIMITS: dict[str, tuple[float, float]] = {
+    "temperature": (0, 100), "top_p": (1e-6, 1), "top_k": (0, 2**31), "min_p": (0, 1),
+    "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2), "repetition_penalty": (0.01, 100),
+}  # fmt: skip
+
+
+def resolve(config: GenerationConfig, defaults: Sampling) -> Sampling:
+    """The defaults of the mode with what the caller set; RequestError for a value out of its range."""
+    chosen: dict[str, Any] = {
+        field.name: value
+        for field in fields(Sampling)
+        if (value := getattr(config, field.name)) is not None and field.name != "logit_bias"
+    }
+    for name, value in chosen.items():
+        low, high = LIMITS.get(name, (0, 2**64 - 1))
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise RequestError(f"{name}={value!r} must be a number from {low} to {high}")
+    return replace(defaults, **chosen, logit_bias=dict(config.logit_bias))
+
+
+class Sampler:
+    """Draws the ids of one answer.
+
+    The order is that of transformers and vLLM: bias, penalties, temperature, top_k, top_p, min_p. Presence and
+    frequency count the answer alone, as OpenAI's do; repetition counts the prompt too. Equal seeds and equal
+    logits give equal ids; ties go to the lower id.
+    """
+
+    def __init__(self, sampling: Sampling, prompt_ids: Iterable[int] = ()) -> None:
+        self._sampling = sampling
+        self._random = np.random.Generator(np.random.PCG64(sampling.seed))
+        self._answer: Counter[int] = Counter()
+        self._seen = set(prompt_ids) if sampling.repetition_penalty != 1 else set()
+
+    def sample(self, logits: Row) -> int:
+        """Draw an id; EngineError where the logits are not numbers."""
+        adjusted = self._adjusted(logits)
+        best = int(adjusted.argmax())
+        if not np.isfinite(adjusted[best]):
+            raise EngineError(f"the engine's logits hold {adjusted[best]}: the weights or the build are damaged")
+        chosen = best if self._sampling.temperature == 0 else self._draw(adjusted)
+        self._answer[chosen] += 1
+        self._seen.add(chosen)
+        return chosen
+
+    def _adjusted(self, logits: Row) -> Row:
+        """Logits after bias and penalties; a copy only where one of them is set."""
+        s = self._sampling
+        penalised = (s.presence_penalty or s.frequency_penalty) and self._answer
+        if not s.logit_bias and not penalised and s.repetition_penalty == 1:
+            return logits
+        out = logits.copy()
+        for token_id, bias in s.logit_bias.items():
+            out[token_id] += bias
+        if s.repetition_penalty != 1 and self._seen:
+            ids = np.fromiter(self._seen, np.intp, len(self._seen))
+            out[ids] = np.where(out[ids] > 0, out[ids] / s.repetition_penalty, out[ids] * s.repetition_penalty)
+        if penalised:
+            ids = np.fromiter(self._answer.keys(), np.intp, len(self._answer))
+            counts = np.fromiter(self._answer.values(), np.float32, len(self._answer))
+            out[ids] -= s.presence_penalty + s.frequency_penalty * counts
+        return out
+
+    def _draw(self, logits: Row) -> int:
+        s = self._sampling
+        ids = likeliest(logits, s.top_k) if 0 < s.top_k < logits.size else np.argsort(-logits, kind="stable")
+        scores = logits[ids].astype(np.float64) / s.temperature  # best first
+        weights = np.exp(scores - scores[0])
+        if s.top_p < 1:
+            before = np.cumsum(weights) - weights  # the mass of all likelier ids
+            weights = weights[before < s.top_p * weights.sum()]
+        if s.min_p > 0:
+            weights = weights[weights >= s.min_p]  # the best one's weight is 1
+        heights = np.cumsum(weights)
+        drawn = np.searchsorted(heights, self._random.random() * heights[-1], side="right")
+        return int(ids[min(int(drawn), weights.size - 1)])
+
+
+def likeliest(logits: Row, count: int) -> Ids:
+    """The ids of the `count` largest logits, best first; ties go to the lower id.
+
+    The count-th largest block maximum bounds the count-th largest logit from below, so only the few logits above it
+    are sorted: 48 us for Qwen3's 151,936 logits, where a partition of them all takes 1,500 us.
+    """
+    whole = logits.size - logits.size % BLOCK
+    maxima = logits[:whole].reshape(-1, BLOCK).max(axis=1)
+    if maxima.size >= count:
+        bound = np.partition(maxima, maxima.size - count)[maxima.size - count]
+        candidates = np.flatnonzero(logits >= bound)
+    else:
+        candidates = np.arange(logits.size)
+    return candidates[np.argsort(-logits[candidates], kind="stable")[:count]]
+
+
+def log_probabilities(logits: Row, ids: Ids) -> npt.NDArray[np.float64]:
+    """Natural logarithms of the softmax of a whole row, at `ids`."""
+    top = float(logits.max())
+    total = np.exp(logits - np.float32(top)).sum(dtype=np.float64)
+    return logits[ids].astype(np.float64) - top - np.log(total)
