@@ -6,6 +6,7 @@ What is refused here would be tokenized differently by the engines, silently: GG
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from converters.source_file import read_file
@@ -128,16 +129,16 @@ def _check_merges(merges: object, vocab: Mapping[str, int], where: str) -> None:
     kinds = set(map(type, merges)) if isinstance(merges, list) else set()
     if not isinstance(merges, list) or kinds not in ({str}, {list}):
         raise CheckpointError(f"{where}: merges is {shown(merges)}; expected a list of pairs of tokens")
-    for number, merge in enumerate(merges):
-        try:
-            left, right = merge.split(" ") if kinds == {str} else merge
-            sound = left + right in vocab and left in vocab and right in vocab
-        except (TypeError, ValueError):  # not two, not texts
-            sound = False
-        if not sound:
-            raise CheckpointError(
-                f"{where}: merge {number} is {shown(merge)}: expected two tokens that join to a third"
-            )
+    pairs = [merge.split(" ") for merge in merges] if kinds == {str} else merges
+    try:
+        used = {*chain.from_iterable(pairs), *map("".join, pairs)}  # sides and joins; sets, for 150,000 merges
+    except TypeError:
+        raise CheckpointError(f"{where}: merges holds other things than pairs of texts") from None
+    if set(map(len, pairs)) != {2}:
+        odd = next(pair for pair in pairs if len(pair) != 2)
+        raise CheckpointError(f"{where}: merges has {shown(odd)}; expected pairs of tokens")
+    if missing := used - vocab.keys():
+        raise CheckpointError(f"{where}: merges uses {shown(min(missing))}, which is not in vocab")
 
 
 def _check_added(added: object, vocab: Mapping[str, int], where: str) -> int:
