@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -67,7 +68,7 @@ class Model:
         """Tokens of prompt and answer together."""
         return self.backend.context_length
 
-    def stream(self, messages: Messages, *, tools: Sequence[Tool] = (), **options: Unpack[Options]) -> Iterator[Delta]:
+    def stream(self, messages: Messages, *, tools: Sequence[Tool] = (), **options: Unpack[Options]) -> Generator[Delta]:
         """Answer `messages` piece by piece; the last Delta carries finish_reason, usage and timings.
 
         `options` are GenerationConfig's fields. RequestError for what cannot be asked, ContextOverflowError where the
@@ -148,7 +149,7 @@ class Model:
             logger.warning("greedy decoding makes a thinking Qwen3 repeat itself; Qwen recommends temperature 0.6")
         return sampling
 
-    def _run(self, generation: Generation) -> Iterator[Delta]:
+    def _run(self, generation: Generation) -> Generator[Delta]:
         with self._locked():
             native_s, started = self.backend.native_s, time.perf_counter()
             prompt = generation.next_ids
@@ -198,10 +199,52 @@ class Model:
             raise RequestError("an answer of this model is still running in this thread: finish or close its stream")
         with self._lock:
             self._owner = threading.get_ident()
+            self.backend.resume()
             try:
                 yield
             finally:
                 self._owner = None
+
+
+def load(
+    name: str | Path,
+    *,
+    type: str | None = None,
+    context_length: int | None = None,
+    threads: int | None = None,
+    kv_type: str = "f16",
+    gpu_layers: int = 0,
+    offline: bool = False,
+    verify: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Model:
+    """Open a model: an artifact's folder, a GGUF file, `nano`, or a hub id, which is converted on first use.
+
+    `type` is what a hub id or `nano` is converted to, `context_length` counts tokens of prompt and answer (default
+    4,096), `threads` defaults to the fast physical cores, `gpu_layers` -1 puts all layers on a GPU. `verify` checks
+    every hash first. Raises EdgeqwenError's children, MemoryShortError before anything is loaded that would not fit.
+    """
+    from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings  # noqa: PLC0415 - engines load on use
+    from edgeqwen.catalog import find, locate  # noqa: PLC0415
+    from edgeqwen.device import this_device  # noqa: PLC0415
+    from edgeqwen.plan import plan  # noqa: PLC0415
+
+    found = find(locate(name, type=type, offline=offline, progress=progress), verify=verify)
+    chosen = plan(
+        found.shape, found.weights, this_device(),
+        context_length=context_length, threads=threads, kv_type=kv_type, gpu_layers=gpu_layers,
+    )  # fmt: skip
+    for reason in chosen.reasons:
+        logger.debug("%s", reason)
+    settings = LlamaCppSettings(
+        chosen.context_length, chosen.threads, kv_type=chosen.kv_type, gpu_layers=chosen.gpu_layers,
+        mmap=chosen.mmap, repack=chosen.repack,
+    )  # fmt: skip
+    loading = (lambda done: progress(int(100 * done), 100, f"loading {found.name}")) if progress else None
+    backend = LlamaCppBackend(found.weights_path, settings, loading)
+    return Model(
+        backend, found.tokenizer, found.template, ModelCard(found.name, found.shape, found.end_ids, found.sampling)
+    )
 
 
 NOTHING = Delta()

@@ -33,8 +33,10 @@ def resolve(config: GenerationConfig, defaults: Sampling) -> Sampling:
     }
     for name, value in chosen.items():
         low, high = LIMITS.get(name, (0, 2**64 - 1))
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise RequestError(f"{name}={value!r} must be a number from {low} to {high}")
+        whole = name in {"top_k", "seed"}
+        kinds = int if whole else int | float
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+            raise RequestError(f"{name}={value!r} must be a {'whole ' if whole else ''}number from {low} to {high}")
     return replace(defaults, **chosen, logit_bias=dict(config.logit_bias))
 
 
@@ -82,18 +84,24 @@ class Sampler:
         return out
 
     def _draw(self, logits: Row) -> int:
-        s = self._sampling
-        ids = likeliest(logits, s.top_k) if 0 < s.top_k < logits.size else np.argsort(-logits, kind="stable")
-        scores = logits[ids].astype(np.float64) / s.temperature  # best first
-        weights = np.exp(scores - scores[0])
-        if s.top_p < 1:
-            before = np.cumsum(weights) - weights  # the mass of all likelier ids
-            weights = weights[before < s.top_p * weights.sum()]
-        if s.min_p > 0:
-            weights = weights[weights >= s.min_p]  # the best one's weight is 1
+        ids, weights = distribution(logits, self._sampling)
         heights = np.cumsum(weights)
-        drawn = np.searchsorted(heights, self._random.random() * heights[-1], side="right")
-        return int(ids[min(int(drawn), weights.size - 1)])
+        drawn = int(np.searchsorted(heights, self._random.random() * heights[-1], side="right"))
+        return int(ids[min(drawn, ids.size - 1)])
+
+
+def distribution(logits: Row, sampling: Sampling) -> tuple[Ids, npt.NDArray[np.float64]]:
+    """The ids that may be drawn, best first, and their weights relative to the best one's, which is 1."""
+    s = sampling
+    ids = likeliest(logits, s.top_k) if 0 < s.top_k < logits.size else np.argsort(-logits, kind="stable")
+    scores = logits[ids].astype(np.float64)
+    weights = np.exp((scores - scores[0]) / s.temperature)
+    if s.top_p < 1:
+        before = np.cumsum(weights) - weights  # the mass of all likelier ids
+        weights = weights[before < s.top_p * weights.sum()]
+    if s.min_p > 0:
+        weights = weights[weights >= s.min_p]
+    return ids[: weights.size], weights
 
 
 def likeliest(logits: Row, count: int) -> Ids:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
+DEFAULT_TYPE = "q4_k_m"  # what a model is converted to unless a type is named
+
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "loop"]  # loop: the guard cut an endless repetition
 Tool = Mapping[str, Any]  # OpenAI's shape: {"type": "function", "function": {"name", "description", "parameters"}}

@@ -205,6 +205,9 @@ class LlamaCppBackend:
     def interrupt(self) -> None:
         self._stop_flag[0] = 1
 
+    def resume(self) -> None:
+        self._stop_flag[0] = 0
+
     def close(self) -> None:
         if self._context:
             self._llama.llama_free(self._context)

@@ -82,5 +82,8 @@ class ScriptedBackend:
     def interrupt(self) -> None:
         self._interrupted = True
 
+    def resume(self) -> None:
+        self._interrupted = False
+
     def close(self) -> None:
         self._ledger = Ledger(self.sequences)

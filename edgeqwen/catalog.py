@@ -1,0 +1,202 @@
+"""A name -> a model on disk: a folder, a GGUF file, `nano`, a hub id; the one library module that may convert."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeqwen.artifact import Artifact, open_artifact
+from edgeqwen.errors import ArtifactError, RequestError
+from edgeqwen.gguf import GgufFile, open_gguf, shape_of
+from edgeqwen.manifest import MANIFEST
+from edgeqwen.plan import Weights
+from edgeqwen.template import ChatTemplate, find_template, is_known
+from edgeqwen.tokenizer import Tokenizer
+from edgeqwen.types import DEFAULT_TYPE, ModelShape
+
+if TYPE_CHECKING:
+    from converters.to_gguf import ConvertReport
+
+NANO = Path(__file__).parent / "nano"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+Progress = Callable[[int, int, str], None]  # done, total, what is being done
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model on disk, checked and ready for an engine."""
+
+    name: str
+    weights_path: Path
+    shape: ModelShape
+    weights: Weights
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    end_ids: frozenset[int]
+    sampling: Mapping[str, float]
+
+
+def locate(
+    name: str | Path,
+    *,
+    type: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """The artifact's folder or the GGUF file behind a name; converts `nano` and hub ids into the cache on first use.
+
+    RequestError for a name that is none of these, DownloadError and CheckpointError where a hub id fails.
+    """
+    text, kind = str(name), type or DEFAULT_TYPE
+    path = Path(name).expanduser()
+    if text == "nano":
+        return _cached(text, _nano_target(kind), type=kind, progress=progress)
+    if path.is_dir():
+        if (path / MANIFEST).is_file():
+            return path
+        hint = "it looks like a checkpoint: " if (path / "config.json").is_file() else "no manifest.json in it; "
+        raise RequestError(f"{text} is not an artifact: {hint}edgeqwen convert {text} makes one of a checkpoint")
+    if path.is_file():
+        return path
+    if isinstance(name, str) and HUB_ID.fullmatch(text) and not text.endswith(".gguf"):
+        target = cache_folder() / artifact_name(text.replace("/", "--"), kind)
+        return _cached(text, target, type=kind, offline=offline, progress=progress)
+    raise RequestError(
+        f"no model {text!r}: give an artifact's folder, a GGUF file, a hub id such as Qwen/Qwen3-0.6B, or nano"
+    )
+
+
+def find(path: Path, *, verify: bool = False) -> Found:
+    """Open what `locate` found; ArtifactError for a damaged file, TemplateError for a template nobody trusts."""
+    if path.is_dir():
+        return _from_artifact(open_artifact(path, verify="full" if verify else "quick"))
+    with open_gguf(path) as file:
+        return _from_gguf(path, file)
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $EDGEQWEN_HOME, or the system's folder for caches."""
+    if home := os.environ.get("EDGEQWEN_HOME"):
+        return Path(home)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "edgeqwen"
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/edgeqwen"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeqwen"
+
+
+def artifact_name(model: str, type: str) -> str:
+    """The folder that a model is converted into: `Qwen/Qwen3-0.6B`, `q4_k_m` -> `qwen3-0.6b-q4_k_m`."""
+    return f"{model.rstrip('/').rsplit('/', 1)[-1].lower()}-{type.lower()}"
+
+
+def convert(
+    name: str,
+    out: Path,
+    *,
+    type: str = DEFAULT_TYPE,
+    threads: int | None = None,
+    trust_template: bool = False,
+    offline: bool = False,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Make an artifact in `out` of a checkpoint's folder, a hub id or `nano`; nothing is left where that fails."""
+    from converters.checkpoint import open_checkpoint  # noqa: PLC0415 - the one place where running meets converting
+    from converters.to_gguf import convert_to_gguf  # noqa: PLC0415
+
+    folder = NANO if name == "nano" else Path(name).expanduser()
+    if not folder.exists() and HUB_ID.fullmatch(name):
+        folder = _download(name, revision=revision, offline=offline, progress=progress)
+    with open_checkpoint(folder, name=_model_name(name, folder)) as checkpoint:
+        template = checkpoint.chat_template
+        return convert_to_gguf(
+            checkpoint, out, type=type, threads=threads, trust_template=trust_template,
+            template_known=template is None or is_known(template), progress=progress,
+        )  # fmt: skip
+
+
+def _model_name(name: str, folder: Path) -> str:
+    """A hub id's last part, or the folder's own name where a path such as `.` was given."""
+    return name.rsplit("/", 1)[-1] if HUB_ID.fullmatch(name) or name == "nano" else folder.resolve().name
+
+
+def _download(model_id: str, *, revision: str | None, offline: bool, progress: Progress | None) -> Path:
+    from converters.hub import fetch  # noqa: PLC0415
+
+    shown = (lambda done, total: progress(done, total, f"downloading {model_id}")) if progress else None
+    return fetch(model_id, revision=revision, offline=offline, progress=shown)
+
+
+def _cached(name: str, target: Path, *, type: str, offline: bool = False, progress: Progress | None = None) -> Path:
+    """The cache's artifact, converted now if it is not there."""
+    if not (target / MANIFEST).is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        convert(name, target, type=type, offline=offline, progress=progress)
+    return target
+
+
+def _nano_target(type: str) -> Path:
+    """Another release's weights get another folder."""
+    digest = hashlib.sha256((NANO / "model.safetensors").read_bytes()).hexdigest()[:12]
+    return cache_folder() / f"nano-{digest}-{type.lower()}"
+
+
+def _from_artifact(artifact: Artifact) -> Found:
+    manifest = artifact.manifest
+    if "gguf" not in manifest.formats:
+        raise ArtifactError(f"{artifact.path}: holds {', '.join(manifest.formats)} and this engine reads gguf")
+    if manifest.chat_template is None:
+        raise ArtifactError(f"{artifact.path}: holds no chat template; this is a base model, not one to talk with")
+    template = artifact.file("chat_template").read_text(encoding="utf-8")
+    weights_path = artifact.file("gguf")
+    with open_gguf(weights_path) as file:
+        weights = _weights(file)
+    return Found(
+        name=manifest.name,
+        weights_path=weights_path,
+        shape=manifest.shape,
+        weights=weights,
+        tokenizer=Tokenizer.from_json(artifact.file("tokenizer").read_bytes()),
+        template=find_template(template, trusted=manifest.trusted_template),
+        end_ids=frozenset(manifest.end_ids),
+        sampling=manifest.sampling,
+    )
+
+
+def _from_gguf(path: Path, file: GgufFile) -> Found:
+    metadata = file.metadata
+    source = metadata.get("tokenizer.chat_template")
+    if not isinstance(source, str):
+        raise ArtifactError(f"{path}: holds no chat template; this is a base model, not one to talk with")
+    tokenizer = Tokenizer.from_gguf(metadata)
+    named = (tokenizer.id(token) for token in END_TOKENS)
+    end_ids = {i for i in (*named, metadata.get("tokenizer.ggml.eos_token_id")) if isinstance(i, int)}
+    prefix = "general.sampling."
+    sampling = {k.removeprefix(prefix): v for k in metadata if k.startswith(prefix) and (v := metadata[k]) is not None}
+    renamed = {"temp": "temperature", "penalty_repeat": "repetition_penalty"}
+    return Found(
+        name=str(metadata.get("general.name") or path.stem),
+        weights_path=path,
+        shape=shape_of(file),
+        weights=_weights(file),
+        tokenizer=tokenizer,
+        template=find_template(source),
+        end_ids=frozenset(end_ids),
+        sampling={renamed.get(k, k): float(v) for k, v in sampling.items() if isinstance(v, int | float)},
+    )
+
+
+def _weights(file: GgufFile) -> Weights:
+    matrices: dict[str, int] = {}
+    for tensor in file.tensors.values():
+        if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
+            matrices[tensor.type] = matrices.get(tensor.type, 0) + tensor.nbytes
+    return Weights(sum(tensor.nbytes for tensor in file.tensors.values()), matrices)

@@ -1,0 +1,151 @@
+"""The conversation of `run` without a prompt: reads lines, keeps the history, prepares the cache while you read."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeqwen.cli.answer import Printer, Stopped, interruptible, note, summary
+from edgeqwen.errors import ContextOverflowError, EdgeqwenError
+from edgeqwen.model import fold
+from edgeqwen.types import Message
+
+if TYPE_CHECKING:
+    from edgeqwen.model import Model
+
+HELP = """\
+/think, /no_think   think before answering, or not
+/budget N           at most N tokens of thinking (/budget alone: no limit)
+/system TEXT        set the system message and start anew (/system alone: none)
+/clear              start anew
+/bye                leave (so does Ctrl-D)
+\"\"\"                 starts and ends a message of many lines
+Ctrl-C              stops the answer"""
+
+
+class Conversation:
+    """One user, one model; `settings` are the options of `Model.stream`."""
+
+    def __init__(self, model: Model, settings: dict[str, Any], system: str | None, *, show: bool) -> None:
+        self._model = model
+        self._settings = settings
+        self._system = system
+        self._show = show
+        self._history: list[Message] = []
+        self._preparing: threading.Thread | None = None
+        self._commands = {
+            "/think": self._think, "/no_think": self._no_think, "/budget": self._budget, "/system": self._set_system,
+            "/clear": self._clear, "/help": self._help, "/?": self._help,
+        }  # fmt: skip
+
+    def talk(self) -> None:
+        """Until /bye or Ctrl-D."""
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - editing and history for input()
+        note(f"{self._model.card.name}, {self._model.context_length} tokens of context; /help lists the commands")
+        while (text := self._read()) is not None:
+            word, _, rest = text.strip().partition(" ")
+            if word == "/bye":
+                break
+            if word in self._commands:
+                self._commands[word](rest.strip())
+            elif word.startswith("/") and "\n" not in text and word.count("/") == 1:
+                click.echo(f"no command {word}; /help lists them", err=True)
+            elif text.strip():
+                self._answer(text)
+        self._wait()
+
+    def _read(self) -> str | None:
+        """The next message; None at the end of the input. Ctrl-C drops a half-typed one."""
+        try:
+            line = input(">>> ")
+            if not line.startswith('"""'):
+                return line
+            lines = [line[3:]]
+            while not lines[-1].endswith('"""'):
+                lines.append(input("... "))
+            return "\n".join(lines).removesuffix('"""')
+        except EOFError:
+            click.echo()
+            return None
+        except KeyboardInterrupt:
+            click.echo()
+            note("/bye or Ctrl-D leaves")
+            return ""
+
+    def _messages(self) -> list[Message]:
+        system = [Message("system", self._system)] if self._system else []
+        return [*system, *self._history]
+
+    def _answer(self, text: str) -> None:
+        self._wait()
+        printer = Printer(show_thinking=self._show)
+        asked = Message("user", text)
+        self._history.append(asked)
+        try:
+            deltas = []
+            for delta in interruptible(self._model, self._model.stream(self._messages(), **self._settings)):
+                deltas.append(delta)
+                printer.show(delta)
+            printer.end()
+            completion = fold(deltas)
+            note(summary(completion))
+            self._history.append(replace(completion.message, tool_calls=()))
+            self._prepare()
+        except Stopped as stop:
+            printer.end()
+            note("stopped")
+            self._history.append(Message("assistant", "".join(delta.content for delta in stop.deltas)))
+        except EdgeqwenError as error:
+            printer.end()
+            self._history.remove(asked)
+            hint = "; /clear starts anew" if isinstance(error, ContextOverflowError) else ""
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}{hint}", err=True)
+
+    def _prepare(self) -> None:
+        """Compute the cache of the history while the user reads and types."""
+
+        def work() -> None:
+            with contextlib.suppress(EdgeqwenError):  # the next answer meets the same error and shows it
+                self._model.prepare(self._messages())
+
+        self._preparing = threading.Thread(target=work, name="prepare", daemon=True)
+        self._preparing.start()
+
+    def _wait(self) -> None:
+        if self._preparing is not None:
+            self._preparing.join()
+
+    def _think(self, _rest: str) -> None:
+        if not self._model.template.thinks:
+            click.echo(f"{self._model.card.name} has no thinking mode", err=True)
+            return
+        self._settings["thinking"] = True
+        note("thinking is on")
+
+    def _no_think(self, _rest: str) -> None:
+        self._settings["thinking"] = False
+        note("thinking is off")
+
+    def _budget(self, rest: str) -> None:
+        if rest and not rest.isdecimal():
+            click.echo(f"/budget needs a number of tokens, found {rest!r}", err=True)
+            return
+        self._settings["thinking_budget"] = int(rest) if rest else None
+        note(f"at most {rest} tokens of thinking" if rest else "no limit on thinking")
+
+    def _set_system(self, rest: str) -> None:
+        self._system = rest or None
+        self._clear("")
+
+    def _clear(self, _rest: str) -> None:
+        self._history.clear()
+        note("a new conversation")
+
+    def _help(self, _rest: str) -> None:
+        sys.stdout.write(HELP + "\n")
