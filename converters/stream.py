@@ -1,0 +1,96 @@
+"""Runs jobs on threads and writes their bytes to one file in order, hashed and read back; it knows no weights.
+
+Jobs are cut before they are spread, and bytes are taken in the order of the jobs: the file is the same whatever the
+number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+from edgeqwen.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
+    from io import FileIO
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+Job = TypeVar("Job")
+
+
+class HashedFile:
+    """Appends to a file, reads each piece back, compares it and hashes what was read."""
+
+    def __init__(self, path: Path, file: FileIO) -> None:
+        """`file` is open for writing and unbuffered, at its beginning; `path` names it for reading."""
+        self._path, self._file = path, file
+        self._reader = path.open("rb", buffering=0)
+        self._scratch = np.empty(0, np.uint8)
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes | npt.NDArray[np.uint8]) -> None:
+        """Append bytes; ArtifactError when the file gives others back."""
+        piece = np.frombuffer(data, np.uint8)
+        if self._scratch.size < piece.size:
+            self._scratch = np.empty(piece.size, np.uint8)
+        back = self._scratch[: piece.size]
+        _drain(self._file.write, piece.data)
+        _drain(self._reader.readinto, back.data)
+        if not np.array_equal(piece, back):
+            raise ArtifactError(f"{self._path}: the disk gave back other bytes than were written at {self.size}")
+        self._hash.update(back.data)
+        self.size += piece.size
+
+    def close(self) -> str:
+        """Give the sha256 of all bytes, in hexadecimal."""
+        self._reader.close()
+        return self._hash.hexdigest()
+
+
+def _drain(call: Callable[[memoryview], int | None], view: memoryview) -> None:
+    """Repeat a raw read or write, which may stop short, until the view is done."""
+    while view:
+        done = call(view)
+        if not done:
+            raise ArtifactError("the file being written became shorter: another process has changed it")
+        view = view[done:]
+
+
+class OrderedPool(Generic[Job]):
+    """Fills buffers by jobs on threads and hands them on in the order of the jobs, a bounded number at a time."""
+
+    def __init__(self, run: Callable[[Job, npt.NDArray[np.uint8]], None], threads: int, buffer_bytes: int) -> None:
+        """`run(job, buffer)` fills the first bytes of a buffer of buffer_bytes."""
+        self._run = run
+        self._threads = threads
+        self._buffers = [np.empty(buffer_bytes, np.uint8) for _ in range(2 * threads + 2)]
+
+    def each(self, jobs: Iterable[Job], take: Callable[[Job, npt.NDArray[np.uint8]], None]) -> None:
+        """Run all jobs and call `take` here with each one's buffer; after an error no job runs any more."""
+        pending: deque[tuple[Job, npt.NDArray[np.uint8], Future[None]]] = deque()
+
+        def finish() -> npt.NDArray[np.uint8]:
+            job, buffer, future = pending.popleft()
+            future.result()
+            take(job, buffer)
+            return buffer
+
+        free = list(self._buffers)
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="edgeqwen-convert")
+        try:
+            for job in jobs:
+                buffer = free.pop() if free else finish()
+                pending.append((job, buffer, pool.submit(self._run, job, buffer)))
+            while pending:
+                finish()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
