@@ -1,0 +1,1 @@
+"""How the embedded model `nano` is made: data generators, training, evaluation."""
