@@ -15,7 +15,7 @@ from edgeqwen.artifact import Artifact, open_artifact
 from edgeqwen.errors import ArtifactError, RequestError
 from edgeqwen.gguf import GgufFile, open_gguf, shape_of
 from edgeqwen.manifest import MANIFEST
-from edgeqwen.plan import Weights
+from edgeqwen.plan import Weights, weights_of
 from edgeqwen.template import ChatTemplate, find_template, is_known
 from edgeqwen.tokenizer import Tokenizer
 from edgeqwen.types import DEFAULT_TYPE, ModelShape
@@ -54,7 +54,7 @@ def locate(
 
     RequestError for a name that is none of these, DownloadError and CheckpointError where a hub id fails.
     """
-    text, kind = str(name), type or DEFAULT_TYPE
+    text, kind = str(name), type_name(type or DEFAULT_TYPE)
     path = Path(name).expanduser()
     if text == "nano":
         return _cached(text, _nano_target(kind), type=kind, progress=progress)
@@ -93,8 +93,8 @@ def cache_folder() -> Path:
 
 
 def artifact_name(model: str, type: str) -> str:
-    """The folder that a model is converted into: `Qwen/Qwen3-0.6B`, `q4_k_m` -> `qwen3-0.6b-q4_k_m`."""
-    return f"{model.rstrip('/').rsplit('/', 1)[-1].lower()}-{type.lower()}"
+    """The folder that a model is converted into: `Qwen3-0.6B`, `q4_k_m` -> `qwen3-0.6b-q4_k_m`."""
+    return f"{model.lower()}-{type}"
 
 
 def convert(
@@ -115,7 +115,7 @@ def convert(
     folder = NANO if name == "nano" else Path(name).expanduser()
     if not folder.exists() and HUB_ID.fullmatch(name):
         folder = _download(name, revision=revision, offline=offline, progress=progress)
-    with open_checkpoint(folder, name=_model_name(name, folder)) as checkpoint:
+    with open_checkpoint(folder, name=model_name(name)) as checkpoint:
         template = checkpoint.chat_template
         return convert_to_gguf(
             checkpoint, out, type=type, threads=threads, trust_template=trust_template,
@@ -123,9 +123,17 @@ def convert(
         )  # fmt: skip
 
 
-def _model_name(name: str, folder: Path) -> str:
-    """A hub id's last part, or the folder's own name where a path such as `.` was given."""
-    return name.rsplit("/", 1)[-1] if HUB_ID.fullmatch(name) or name == "nano" else folder.resolve().name
+def model_name(name: str) -> str:
+    """A hub id's last part; `nano`; the folder's own name where a path such as `.` was given."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.exists() and name != "nano" else name.rsplit("/", 1)[-1]
+
+
+def type_name(name: str) -> str:
+    """The type's own name in lower case: int4 -> q4_k_m; RequestError lists what there is."""
+    from converters.mixture import find_file_type  # noqa: PLC0415
+
+    return find_file_type(name).lower()
 
 
 def _download(model_id: str, *, revision: str | None, offline: bool, progress: Progress | None) -> Path:
@@ -146,7 +154,7 @@ def _cached(name: str, target: Path, *, type: str, offline: bool = False, progre
 def _nano_target(type: str) -> Path:
     """Another release's weights get another folder."""
     digest = hashlib.sha256((NANO / "model.safetensors").read_bytes()).hexdigest()[:12]
-    return cache_folder() / f"nano-{digest}-{type.lower()}"
+    return cache_folder() / f"nano-{digest}-{type}"
 
 
 def _from_artifact(artifact: Artifact) -> Found:
@@ -158,7 +166,7 @@ def _from_artifact(artifact: Artifact) -> Found:
     template = artifact.file("chat_template").read_text(encoding="utf-8")
     weights_path = artifact.file("gguf")
     with open_gguf(weights_path) as file:
-        weights = _weights(file)
+        weights = weights_of(file.tensors.values())
     return Found(
         name=manifest.name,
         weights_path=weights_path,
@@ -186,17 +194,9 @@ def _from_gguf(path: Path, file: GgufFile) -> Found:
         name=str(metadata.get("general.name") or path.stem),
         weights_path=path,
         shape=shape_of(file),
-        weights=_weights(file),
+        weights=weights_of(file.tensors.values()),
         tokenizer=tokenizer,
         template=find_template(source),
         end_ids=frozenset(end_ids),
         sampling={renamed.get(k, k): float(v) for k, v in sampling.items() if isinstance(v, int | float)},
     )
-
-
-def _weights(file: GgufFile) -> Weights:
-    matrices: dict[str, int] = {}
-    for tensor in file.tensors.values():
-        if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
-            matrices[tensor.type] = matrices.get(tensor.type, 0) + tensor.nbytes
-    return Weights(sum(tensor.nbytes for tensor in file.tensors.values()), matrices)

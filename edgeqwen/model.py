@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -31,6 +31,7 @@ from edgeqwen.types import (
     Options,
     Sampling,
     Timings,
+    TokenLogprob,
     Tool,
     ToolCall,
 )
@@ -46,7 +47,7 @@ class ModelCard:
     name: str
     shape: ModelShape
     end_ids: frozenset[int]
-    sampling: Mapping[str, float]  # the file's own recommendations: temperature, top_p, top_k, ...
+    recommended: GenerationConfig = field(default_factory=GenerationConfig)  # the file's own sampling values
 
 
 class Model:
@@ -142,8 +143,7 @@ class Model:
         """Qwen3's presets per mode; a file's own recommendations are for thinking, or for a model that cannot."""
         preset = SAMPLING_THINKING if thinking else SAMPLING_PLAIN
         if thinking or not self.template.thinks:
-            known = {field.name for field in fields(Sampling)}
-            preset = replace(preset, **{k: v for k, v in self.card.sampling.items() if k in known})
+            preset = resolve(self.card.recommended, preset)
         sampling = resolve(config, preset)
         if thinking and sampling.temperature == 0:
             logger.warning("greedy decoding makes a thinking Qwen3 repeat itself; Qwen recommends temperature 0.6")
@@ -242,9 +242,17 @@ def load(
     )  # fmt: skip
     loading = (lambda done: progress(int(100 * done), 100, f"loading {found.name}")) if progress else None
     backend = LlamaCppBackend(found.weights_path, settings, loading)
-    return Model(
-        backend, found.tokenizer, found.template, ModelCard(found.name, found.shape, found.end_ids, found.sampling)
-    )
+    card = ModelCard(found.name, found.shape, found.end_ids, recommended(found.sampling))
+    return Model(backend, found.tokenizer, found.template, card)
+
+
+def recommended(values: Mapping[str, float]) -> GenerationConfig:
+    """A file's own sampling values, those that Sampling knows; RequestError where one makes no sense."""
+    known = {f.name for f in fields(Sampling)} - {"logit_bias", "seed"}
+    chosen: dict[str, Any] = {k: int(v) if k == "top_k" else v for k, v in values.items() if k in known}
+    config = GenerationConfig(**chosen)
+    resolve(config, SAMPLING_PLAIN)
+    return config
 
 
 NOTHING = Delta()
@@ -252,17 +260,22 @@ NOTHING = Delta()
 
 def config_from(options: Options) -> GenerationConfig:
     """RequestError for a name that GenerationConfig does not have."""
-    known = {field.name for field in fields(GenerationConfig)}
+    known = {f.name for f in fields(GenerationConfig)}
     unknown = sorted(set(options) - known)
     if unknown:
         raise RequestError(f"{unknown[0]!r} is not an option; there are {', '.join(sorted(known))}")
-    stop = options.get("stop")
-    return GenerationConfig(**{**options, "stop": (stop,)} if isinstance(stop, str) else options)
+    chosen: dict[str, Any] = dict(options)
+    if isinstance(chosen.get("stop"), str):  # one text, as OpenAI's clients may send it
+        chosen["stop"] = (chosen["stop"],)
+    return GenerationConfig(**chosen)
 
 
 def fold(deltas: Iterable[Delta]) -> Completion:
     """The whole answer of a stream that ran to its end."""
-    thinking, content, calls, logprobs = [], [], {}, []
+    thinking: list[str] = []
+    content: list[str] = []
+    logprobs: list[TokenLogprob] = []
+    calls: dict[int, ToolCall] = {}
     last = NOTHING
     for last in deltas:
         thinking.append(last.thinking)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from edgeqwen.device import Device
 from edgeqwen.errors import MemoryShortError, RequestError
@@ -31,6 +32,29 @@ class Weights:
     def repacked_bytes(self, machine: str) -> int:
         kinds = REPACKED.get(machine.lower(), frozenset())
         return sum(size for kind, size in self.matrix_bytes.items() if kind in kinds)
+
+
+class Sized(Protocol):
+    """A tensor of a file: its name and type are GGUF's."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+
+def weights_of(tensors: Iterable[Sized]) -> Weights:
+    """Sum up a file's tensors."""
+    total, matrices = 0, dict[str, int]()
+    for tensor in tensors:
+        total += tensor.nbytes
+        if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
+            matrices[tensor.type] = matrices.get(tensor.type, 0) + tensor.nbytes
+    return Weights(total, matrices)
 
 
 @dataclass(frozen=True, slots=True)

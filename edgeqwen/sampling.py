@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -123,5 +124,5 @@ def likeliest(logits: Row, count: int) -> Ids:
 def log_probabilities(logits: Row, ids: Ids) -> npt.NDArray[np.float64]:
     """Natural logarithms of the softmax of a whole row, at `ids`."""
     top = float(logits.max())
-    total = np.exp(logits - np.float32(top)).sum(dtype=np.float64)
-    return logits[ids].astype(np.float64) - top - np.log(total)
+    total = float(np.exp(logits - np.float32(top)).sum(dtype=np.float64))
+    return logits[ids].astype(np.float64) - (top + math.log(total))

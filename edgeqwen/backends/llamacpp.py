@@ -127,7 +127,7 @@ class LlamaCppBackend:
         params.no_perf = True
         # ggml asks this callback before every node, from its own threads. Python's would cost a GIL each time;
         # libc's strlen over two bytes answers 0 (go on) or 1 (stop) for nothing.
-        self._stop_flag = ctypes.create_string_buffer(2)
+        self._stop_flag = (ctypes.c_ubyte * 2)()
         params.abort_callback = ctypes.cast(ctypes.CDLL(None).strlen, self._llama.ggml_abort_callback)
         params.abort_callback_data = ctypes.cast(self._stop_flag, ctypes.c_void_p)
         return params

@@ -74,9 +74,12 @@ class ScriptedBackend:
         path.write_text(json.dumps(self._ledger.ids[sequence]), encoding="utf-8")
 
     def load(self, sequence: int, path: Path, ids: Sequence[int]) -> None:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise EngineError(f"{path}: is no session: {error}") from error
         if saved != list(ids):
-            raise EngineError(f"{path}: holds {len(saved)} other tokens than the {len(ids)} that were named")
+            raise EngineError(f"{path}: is not a session of these {len(ids)} tokens")
         self._ledger.append(sequence, saved)
 
     def interrupt(self) -> None:

@@ -1,0 +1,77 @@
+"""The command `convert`: a checkpoint in, an artifact out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeqwen.types import DEFAULT_TYPE
+
+if TYPE_CHECKING:
+    from converters.to_gguf import ConvertReport
+
+
+@click.command()
+@click.argument("model")
+@click.option("--type", "kind", default=DEFAULT_TYPE, show_default=True, help="q8_0 (int8), q4_k_m (int4), q4_0, ...")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: ./NAME-TYPE]")
+@click.option("--revision", help="Branch, tag or commit on the hub.")
+@click.option("--offline", is_flag=True, help="Never ask the network: the hub's cache or an error.")
+@click.option("--threads", type=click.IntRange(min=1), help="[default: the fast physical cores]")
+@click.option("--trust-template", is_flag=True, help="Accept a chat template that edgeqwen does not know.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def convert(
+    model: str,
+    *,
+    kind: str,
+    out: Path | None,
+    revision: str | None,
+    offline: bool,
+    threads: int | None,
+    trust_template: bool,
+    as_json: bool,
+) -> None:
+    """Turn MODEL into an artifact that `run` opens.
+
+    MODEL is a hub id (downloaded with resume; HF_ENDPOINT names a mirror), a folder with a checkpoint, or `nano`.
+    The folder is written whole or not at all; converting twice gives the same bytes.
+
+    \b
+    edgeqwen convert Qwen/Qwen3-0.6B                    # -> ./qwen3-0.6b-q4_k_m/
+    edgeqwen convert ./my-finetune --type q8_0 --out ./mine
+    HF_ENDPOINT=https://mirror.example edgeqwen convert Qwen/Qwen3-0.6B
+    """
+    from edgeqwen import catalog
+    from edgeqwen.cli.progress import Progress
+
+    kind = catalog.type_name(kind)
+    target = out or Path(catalog.artifact_name(catalog.model_name(model), kind))
+    with Progress() as progress:
+        report = catalog.convert(
+            model, target, type=kind, threads=threads, trust_template=trust_template,
+            offline=offline, revision=revision, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps({**asdict(report), "path": str(report.path)}, indent=2))
+    else:
+        click.echo(summary(report))
+
+
+def summary(report: ConvertReport) -> str:
+    """Where it is, how large, how long it took, what quantizing changed, and how to run it."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.tensor_types.items()))
+    errors = ", ".join(f"{kind} {100 * error:.2f} %" for kind, error in sorted(report.errors.items()) if error)
+    lines = [
+        f"{report.path}: {report.type}, {report.bytes_out / 1e6:.0f} MB of {report.bytes_in / 1e6:.0f} MB, "
+        f"{report.seconds['total']:.1f} s, read back and verified",
+        f"  tensors: {kinds}"
+        + ("; the stored copy of the tied embedding was left out" * report.tied_duplicate_dropped),
+    ]
+    if errors:
+        lines.append(f"  rounding error (RMS, relative): {errors}")
+    lines.append(f'  run it: edgeqwen run {report.path} "Hello"')
+    return "\n".join(lines)

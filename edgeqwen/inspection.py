@@ -1,0 +1,160 @@
+"""What is in an artifact, a GGUF file or a checkpoint, without an engine; it prints nothing."""
+
+from __future__ import annotations
+
+import platform
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeqwen.artifact import open_artifact
+from edgeqwen.catalog import NANO, locate, model_name
+from edgeqwen.gguf import open_gguf, shape_of
+from edgeqwen.manifest import MANIFEST
+from edgeqwen.plan import MemoryNeed, memory_need, weights_of
+from edgeqwen.template import is_known
+from edgeqwen.types import ModelShape
+
+CONTEXTS = (2048, 4096, 8192)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLine:
+    """One tensor: its type under GGUF's name, its shape as [n_out, n_in]."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLine:
+    """Bytes that a context length needs, by what they are for."""
+
+    context: int
+    parts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found. `types` are (type, tensors, bytes), the largest first; `notes` are (label, text)."""
+
+    kind: str  # artifact, GGUF file, checkpoint
+    name: str
+    path: str
+    size_bytes: int
+    shape: ModelShape
+    template: str
+    tensors: tuple[TensorLine, ...]
+    memory: tuple[MemoryLine, ...]
+    notes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Weights in the tensors; a tied embedding counts once."""
+        counts = []
+        for tensor in self.tensors:
+            count = 1
+            for length in tensor.shape:
+                count *= length
+            counts.append(count)
+        return sum(counts)
+
+    @property
+    def types(self) -> list[tuple[str, int, int]]:
+        groups: defaultdict[str, list[int]] = defaultdict(list)
+        for tensor in self.tensors:
+            groups[tensor.type].append(tensor.nbytes)
+        rows = [(kind, len(sizes), sum(sizes)) for kind, sizes in groups.items()]
+        return sorted(rows, key=lambda row: -row[2])
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same facts as plain JSON data."""
+        return {
+            **asdict(self),
+            "parameters": self.parameters,
+            "types": [{"type": kind, "tensors": count, "bytes": size} for kind, count, size in self.types],
+            "notes": dict(self.notes),
+        }
+
+
+def inspect(name: str, *, verify: bool = False) -> Inspection:
+    """Look into a name that `load` or `convert` takes; the errors are theirs. Hub ids must have been converted."""
+    path = NANO if name == "nano" else Path(name).expanduser()
+    if path.is_dir() and (path / "config.json").is_file() and not (path / MANIFEST).is_file():
+        return _checkpoint(path, model_name(name))
+    path = locate(name, offline=True)
+    if path.is_dir():
+        return _artifact(path, verify=verify)
+    return _gguf(path)
+
+
+def _artifact(path: Path, *, verify: bool) -> Inspection:
+    artifact = open_artifact(path, verify="full" if verify else "quick")
+    manifest = artifact.manifest
+    source = artifact.file("chat_template").read_text(encoding="utf-8") if manifest.chat_template else None
+    inner = _gguf(artifact.file("gguf"))
+    return Inspection(
+        "artifact", manifest.name, str(path), sum(payload.size for payload in manifest.files.values()),
+        manifest.shape, _template(source, trusted=manifest.trusted_template), inner.tensors, inner.memory,
+        (
+            ("format", ", ".join(f"{kind} {found.type}" for kind, found in manifest.formats.items())),
+            ("source", manifest.source.name),
+            ("hashes", "all checked" if verify else "sizes checked; --verify checks every hash"),
+        ),
+    )  # fmt: skip
+
+
+def _gguf(path: Path) -> Inspection:
+    with open_gguf(path) as file:
+        source = file.metadata.get("tokenizer.chat_template")
+        tensors = tuple(TensorLine(t.name, t.type, t.shape, t.nbytes) for t in file.tensors.values())
+        shape = shape_of(file)
+        return Inspection(
+            "GGUF file", str(file.metadata.get("general.name") or path.stem), str(path), file.size, shape,
+            _template(source if isinstance(source, str) else None), tensors, _memory(shape, tensors),
+        )  # fmt: skip
+
+
+def _checkpoint(path: Path, name: str) -> Inspection:
+    from converters.checkpoint import open_checkpoint  # noqa: PLC0415 - only this branch needs the other half
+
+    with open_checkpoint(path, name=name) as checkpoint:
+        tensors = tuple(TensorLine(t.name, t.dtype, t.shape, t.nbytes) for t in checkpoint.tensors.values())
+        duplicate = checkpoint.tied_duplicate
+        notes = (("tied", f"{duplicate} repeats the embedding; convert leaves it out"),) if duplicate else ()
+        files = {t.path for t in checkpoint.tensors.values()}
+        return Inspection(
+            "checkpoint", checkpoint.name, str(path), sum(file.stat().st_size for file in files), checkpoint.shape,
+            _template(checkpoint.chat_template), tensors, (), notes,
+        )  # fmt: skip
+
+
+def _template(source: str | None, *, trusted: bool = False) -> str:
+    if source is None:
+        return "none: a base model"
+    if is_known(source):
+        return "known, rendered natively"
+    return "unknown, trusted when it was converted: sandboxed" if trusted else "unknown: needs --trust-template"
+
+
+def _memory(shape: ModelShape, tensors: Iterable[TensorLine]) -> tuple[MemoryLine, ...]:
+    weights = weights_of(tensors)
+    contexts = [context for context in CONTEXTS if context <= shape.max_position_embeddings]
+    return tuple(
+        MemoryLine(context, _parts(memory_need(shape, weights, machine=platform.machine(), context_length=context)))
+        for context in contexts
+    )
+
+
+def _parts(need: MemoryNeed) -> dict[str, int]:
+    return {
+        "weights": need.weights_bytes,
+        "repacked": need.repacked_bytes,
+        "KV cache": need.kv_bytes,
+        "compute": need.compute_bytes,
+        "process": need.process_bytes,
+    }
