@@ -8,7 +8,7 @@ from typing import Protocol
 
 from edgeqwen.errors import TemplateError
 from edgeqwen.segments import Segment, Special
-from edgeqwen.template_qwen import QWEN2_5, QWEN3
+from edgeqwen.template_qwen import TEMPLATES
 from edgeqwen.template_sandbox import SandboxedTemplate
 from edgeqwen.types import Message, Tool
 
@@ -18,7 +18,7 @@ MAX_SOURCE_CHARS = 1 << 18  # Qwen3's has 4,116
 
 
 class ChatTemplate(Protocol):
-    """Messages -> segments. `thinks`: it knows the thinking switch (`enable_thinking`)."""
+    """Messages -> segments. `thinks`: its model can think, and `thinking` switches it where the template can."""
 
     @property
     def name(self) -> str: ...
@@ -36,13 +36,6 @@ class ChatTemplate(Protocol):
         """Render a prompt. RequestError for messages that cannot be rendered, TemplateError where it fails itself."""
 
 
-# sha256 of the source without one newline at its end, which Jinja drops as well.
-_KNOWN: dict[str, ChatTemplate] = {
-    "87a2728cb8dc9fe424d624542f6060ec05a1d285ebbec578bb078900e33396b5": QWEN3,
-    "cd8e9439f0570856fd70470bf8889ebd8b5d1107207f67a5efb46e342330527f": QWEN2_5,
-}
-
-
 def find_template(source: str, *, trusted: bool = False) -> ChatTemplate:
     """Find the template of a model by its source.
 
@@ -51,8 +44,8 @@ def find_template(source: str, *, trusted: bool = False) -> ChatTemplate:
     if not source.strip():
         raise TemplateError("the model has no chat template: convert a chat model (Instruct), not a base model")
     digest = _digest(source)
-    if digest in _KNOWN:
-        return _KNOWN[digest]
+    if digest in TEMPLATES:
+        return TEMPLATES[digest]
     if len(source) > MAX_SOURCE_CHARS:
         raise TemplateError(f"the chat template has {len(source)} characters: at most {MAX_SOURCE_CHARS} are rendered")
     if not trusted:
@@ -65,7 +58,7 @@ def find_template(source: str, *, trusted: bool = False) -> ChatTemplate:
 
 def is_known(source: str) -> bool:
     """Tell whether a template is rendered natively."""
-    return _digest(source) in _KNOWN
+    return _digest(source) in TEMPLATES
 
 
 def _digest(source: str) -> str:
