@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ BUDGET_SENTENCE = (
     Special("</think>"),
     "\n\n",
 )
-STOPS_MAX, STOP_LENGTH_MAX, TOP_LOGPROBS_MAX = 16, 256, 20
+TOP_LOGPROBS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +65,28 @@ class Generation:
         self._end_ids = end_ids
         self._sampler = Sampler(sampling, prompt.ids)
         self._splitter = ThinkSplitter(tokenizer, prompt.start)
-        self._tools = ToolCallParser() if prompt.tools else None
+        call_seed = zlib.crc32(np.array(prompt.ids).tobytes())  # ids of calls differ from turn to turn
+        self._tools = ToolCallParser(call_seed) if prompt.tools else None
         self._stops = StopStrings(config.stop)
         self._loop_guard = LoopGuard() if config.loop_guard else None
         self._budget = config.thinking_budget
         self._answer_tokens = 0
-        self._thinking_tokens = 0
 
     @property
     def usage(self) -> Usage:
         """Counts so far; `cached_tokens` is for the caller to fill in."""
-        return Usage(self._prompt_tokens, self._answer_tokens, self._thinking_tokens)
+        return Usage(self._prompt_tokens, self._answer_tokens, self._splitter.thinking_tokens)
 
     def step(self, logits: Row) -> Delta:
         """Draw the next id from the row after `next_ids`; what that made visible."""
         token_id = self._sampler.sample(logits)
         logprobs = self._logprobs(logits, token_id)
         self.next_ids = (token_id,)
-        self._count(token_id)
+        self._answer_tokens += 1
         if token_id in self._end_ids:
             return self._finish("stop", Split(), logprobs)
         split = self._splitter.push(self.next_ids)
-        if self._budget is not None and self._splitter.state == "thinking" and self._thinking_tokens >= self._budget:
+        if self._budget_is_used_up():
             split = self._close_thinking(split)
         if self._loop_guard is not None and self._loop_guard.push(token_id):
             return self._finish("loop", split, logprobs)
@@ -96,15 +97,14 @@ class Generation:
             return self._finish("stop", Split(split.thinking, content), logprobs, calls)
         return Delta(split.thinking, content, calls, logprobs)
 
-    def _count(self, token_id: int) -> None:
-        self._answer_tokens += 1
-        self._thinking_tokens += self._splitter.state == "thinking" and token_id not in self._end_ids
+    def _budget_is_used_up(self) -> bool:
+        splitter = self._splitter
+        return self._budget is not None and splitter.state == "thinking" and splitter.thinking_tokens >= self._budget
 
     def _close_thinking(self, split: Split) -> Split:
         """Force Qwen's sentence and the closing tag behind the thinking, as far as there is room for it."""
         forced = self._tokenizer.encode_segments(BUDGET_SENTENCE)[: max(0, self._room - self._answer_tokens)]
-        for token_id in forced:
-            self._count(token_id)
+        self._answer_tokens += len(forced)
         self.next_ids = (*self.next_ids, *forced)
         more = self._splitter.push(forced)
         self._budget = None
@@ -162,8 +162,6 @@ def check_config(config: GenerationConfig, vocab_size: int) -> None:
         raise RequestError(f"thinking_budget={config.thinking_budget} must be at least 0 (0 turns thinking off)")
     if config.logprobs is not None and not 0 <= config.logprobs <= TOP_LOGPROBS_MAX:
         raise RequestError(f"logprobs={config.logprobs} must be 0..{TOP_LOGPROBS_MAX}")
-    if len(config.stop) > STOPS_MAX or any(not 0 < len(text) <= STOP_LENGTH_MAX for text in config.stop):
-        raise RequestError(f"stop: at most {STOPS_MAX} texts of 1..{STOP_LENGTH_MAX} characters each")
     outside = [i for i in config.logit_bias if not 0 <= i < vocab_size]
     if outside:
         raise RequestError(f"logit_bias: id {outside[0]} is outside the vocabulary of {vocab_size}")
