@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import queue
 import sys
@@ -36,15 +36,14 @@ def interruptible(model: Model, deltas: Generator[Delta]) -> Iterator[Delta]:
     leave = threading.Event()
 
     def compute() -> None:
+        end: BaseException | None = None
         try:
-            with contextlib.closing(deltas):
-                for delta in deltas:
-                    arrived.put(delta)
-                    if leave.is_set():
-                        break
-            arrived.put(None)
+            for delta in itertools.takewhile(lambda _: not leave.is_set(), deltas):
+                arrived.put(delta)
+            deltas.close()
         except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits
-            arrived.put(error)
+            end = error
+        arrived.put(end)
 
     seen: list[Delta] = []
     worker = threading.Thread(target=compute, name="answer", daemon=True)

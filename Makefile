@@ -1,0 +1,42 @@
+# The two commands of the README. Prerequisites: Python 3.11 or later, make, and a C++ compiler (g++ or clang++).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint peers clean
+
+demo: .venv/.llama
+	$(BIN)/edgeqwen demo
+
+test: .venv/.dev lint
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The tools that the `peers` tests compare with: see benchmarks/peers.sh.
+peers:
+	bash benchmarks/peers.sh build/peers
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "edgeqwen needs Python 3.11 or later; $$($(PYTHON) --version) was found. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+.venv/.llama: .venv/.python pyproject.toml
+	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || command -v c++ >/dev/null || command -v g++ >/dev/null || \
+	  { echo "llama.cpp is compiled once and needs a C++ compiler. Debian, Raspberry Pi OS: sudo apt install g++"; exit 1; }
+	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || \
+	  echo "Compiling llama.cpp once: about 5 minutes on 2 cores ..."
+	$(BIN)/python -m pip install --quiet --editable '.[llama]'
+	@touch $@
+
+.venv/.dev: .venv/.llama pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
