@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from converters.hub_file import RemoteFile, Repository, fetch_file
+from converters.hub_file import RemoteFile, Repository, fetch_file, transport_errors
 from converters.safetensors import INDEX, SINGLE, shard_names
 from converters.tokenizer_files import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from edgeqwen.errors import CheckpointError, DownloadError
@@ -73,7 +73,7 @@ def fetch(
         repository, files = _listing(source, token)
         _check_space(repository, files)
         _fetch_files(source, repository, files, token, progress)
-        if source.revision != repository.commit:
+        if repository.commit not in {source.revision, _referred(source)}:
             source.reference.parent.mkdir(parents=True, exist_ok=True)
             source.reference.write_text(repository.commit)  # only now: an offline call finds what is complete
     return repository.snapshot
@@ -100,9 +100,7 @@ def _is_set(variable: str) -> bool:
 
 def _cached(source: _Source) -> Path | None:
     """Return the snapshot in the cache when it is complete."""
-    commit = source.revision
-    if source.reference.is_file():
-        commit = source.reference.read_text(errors="replace").strip()
+    commit = _referred(source) or source.revision
     snapshot = source.folder / "snapshots" / commit
     if not _COMMIT.fullmatch(commit) or not all((snapshot / name).exists() for name in _REQUIRED):
         return None
@@ -111,6 +109,11 @@ def _cached(source: _Source) -> Path | None:
     except CheckpointError:
         return None
     return snapshot if all((snapshot / name).exists() for name in weights) else None
+
+
+def _referred(source: _Source) -> str:
+    """Return the commit that the revision was when it was fetched last; empty when it never was."""
+    return source.reference.read_text(errors="replace").strip() if source.reference.is_file() else ""
 
 
 def _refuse_offline(source: _Source) -> Path:
@@ -214,15 +217,12 @@ def _translated(source: _Source) -> Iterator[None]:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is imported
     from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
 
-    # What the transport raises, from its root: httpx.HTTPError (1.0 and later) or requests.RequestException.
-    roots = [base for base in HfHubHTTPError.__mro__ if base.__module__.split(".")[0] in {"httpx", "requests"}]
-    transport: tuple[type[Exception], ...] = (OSError, *roots)
     try:
         with _silent():
             yield
     except HfHubHTTPError as error:
         raise DownloadError(_refusal(source, error)) from None
-    except transport as error:
+    except transport_errors() as error:
         raise DownloadError(_breakdown(source, error)) from None
 
 
@@ -266,8 +266,8 @@ def _refusal(source: _Source, error: Any) -> str:
 def _breakdown(source: _Source, error: BaseException) -> str:
     """Say what a failed connection or a failed disk means."""
     kinds = {base.__name__ for base in type(error).__mro__}
-    if isinstance(error, OSError) and error.errno and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno and not isinstance(error, (ConnectionError, TimeoutError)):
+        return f"{error.filename or source.cache}: {error.strerror}: make room or set HF_HUB_CACHE; what came is kept"
     if kinds & {"TimeoutException", "Timeout"}:
         fault = "did not answer in time"
     elif kinds & {"ConnectError", "ConnectionError", "ProxyError"}:

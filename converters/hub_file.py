@@ -97,14 +97,13 @@ class _Partial(io.FileIO):
 
 def _download(path: Path, file: RemoteFile, url: str, headers: dict[str, Any], report: Callable[[int], None]) -> None:
     """Bring `path` to the whole content of `file`, from where an earlier try ended."""
-    from huggingface_hub.file_download import http_get  # noqa: PLC0415
-
     with _Partial(path, file, report) as partial:
         if partial.seek(0, os.SEEK_END) > file.size:
             partial.truncate(0)
             partial.seek(0)
         report(partial.tell())
-        http_get(url, partial, resume_size=partial.tell(), headers=headers, expected_size=file.size)
+        while partial.tell() < file.size:
+            _download_on(partial, file, url, headers)
         os.fsync(partial.fileno())
         found = _digest(partial, file)
     if found != file.digest:
@@ -113,6 +112,26 @@ def _download(path: Path, file: RemoteFile, url: str, headers: dict[str, Any], r
             f"{file.name}: the bytes hash to {found}, the hub says {file.digest}: damaged on the way; try again, "
             "or another mirror through HF_ENDPOINT"
         )
+
+
+def _download_on(partial: _Partial, file: RemoteFile, url: str, headers: dict[str, Any]) -> None:
+    """Add to `partial` what one connection brings; an error only where that is nothing, or the hub refuses."""
+    from huggingface_hub.file_download import http_get  # noqa: PLC0415
+
+    start = partial.tell()
+    try:
+        http_get(url, partial, resume_size=start, headers=headers, expected_size=file.size)
+    except transport_errors() as error:
+        if partial.tell() == start or getattr(error, "response", None) is not None:
+            raise
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """Return what a transfer may raise: the system's errors and the root of httpx's (huggingface_hub 1) or requests'."""
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+
+    roots = [base for base in HfHubHTTPError.__mro__ if base.__module__.split(".")[0] in {"httpx", "requests"}]
+    return OSError, *roots
 
 
 def _digest(content: io.FileIO, file: RemoteFile) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -358,6 +360,28 @@ def test_disk_space_is_asked_first(hub, monkeypatch):
     assert "1.50 GB are to come" in text
     assert "0.01 GB are free" in text
     assert hub.asked() == []
+
+
+def test_disk_that_fills_up(hub, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("converters.hub_file._Partial.write", full)
+    text = refused()
+    assert os.strerror(errno.ENOSPC) in text
+    assert str(hub.cache.parent) in text
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_complete_cache_may_be_read_only(hub):
+    folder = fetch(MODEL)
+    for path in (hub.cache, *hub.cache.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        assert fetch(MODEL) == folder
+    finally:
+        for path in (hub.cache, *hub.cache.rglob("*")):
+            path.chmod(0o755)
 
 
 def test_where_links_are_not_allowed(hub, monkeypatch):
