@@ -127,7 +127,7 @@ def _download_on(partial: _Partial, file: RemoteFile, url: str, headers: dict[st
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """Return what a transfer may raise: the system's errors and the root of httpx's (huggingface_hub 1) or requests'."""
+    """Return what a transfer may raise: the system's errors and the root of httpx's or requests'."""
     from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
 
     roots = [base for base in HfHubHTTPError.__mro__ if base.__module__.split(".")[0] in {"httpx", "requests"}]
