@@ -1,0 +1,138 @@
+"""The arithmetic of memory, and what is chosen when it is short."""
+
+import pytest
+
+from edgeqwen.device import Device, memory_available_bytes, physical_cores, this_device
+from edgeqwen.errors import EngineMissingError, MemoryShortError, RequestError
+from edgeqwen.plan import Weights, kv_bytes_per_token, memory_need, plan
+from edgeqwen.types import ModelShape
+
+GIB, MIB = 1 << 30, 1 << 20
+QWEN3_06B = ModelShape("qwen3", 1024, 3072, 28, 16, 8, 128, 151936, 40960, 1e-6, 1e6, tie_word_embeddings=True)
+QWEN3_4B = ModelShape("qwen3", 2560, 9728, 36, 32, 8, 128, 151936, 40960, 1e-6, 1e6, tie_word_embeddings=True)
+Q4_0 = Weights(400 * MIB, {"Q4_0": 250 * MIB, "Q6_K": 10 * MIB})
+
+
+def device(memory, machine="x86_64", cores=4):
+    return Device(machine, cores, memory)
+
+
+def test_kv_cache_per_token_is_the_published_one():
+    assert kv_bytes_per_token(QWEN3_06B) == 112 * 1024
+    assert kv_bytes_per_token(QWEN3_4B) == 144 * 1024
+    assert kv_bytes_per_token(QWEN3_06B, "f32") == 224 * 1024
+    assert kv_bytes_per_token(QWEN3_06B, "q8_0") == 112 * 1024 * 17 // 32
+
+
+def test_repacked_weights_depend_on_the_machine():
+    assert Q4_0.repacked_bytes("x86_64") == Q4_0.repacked_bytes("AMD64") == 250 * MIB
+    assert Q4_0.repacked_bytes("aarch64") == 260 * MIB
+    assert Q4_0.repacked_bytes("riscv64") == 0
+
+
+def test_enough_memory_repacks_and_little_does_not():
+    rich = plan(QWEN3_06B, Q4_0, device(8 * GIB))
+    assert (rich.context_length, rich.threads, rich.repack, rich.mmap) == (4096, 4, True, True)
+    need = memory_need(QWEN3_06B, Q4_0, machine="x86_64", context_length=4096, repack=False).total_bytes
+    poor = plan(QWEN3_06B, Q4_0, device(int(need / 0.9) + MIB))
+    assert not poor.repack
+    assert poor.need.total_bytes == need
+    assert "twice" in " ".join(poor.reasons)
+
+
+def test_what_cannot_fit_is_refused_with_a_context_that_would():
+    with pytest.raises(MemoryShortError, match=r"context_length=(\d+) would fit") as caught:
+        plan(QWEN3_06B, Q4_0, device(2 * GIB), context_length=40960)
+    fits = int(str(caught.value).split("context_length=")[1].split()[0])
+    plan(QWEN3_06B, Q4_0, device(2 * GIB), context_length=fits)
+    with pytest.raises(MemoryShortError):
+        plan(QWEN3_06B, Q4_0, device(2 * GIB), context_length=fits + 512)
+    with pytest.raises(MemoryShortError, match="smaller"):
+        plan(QWEN3_06B, Q4_0, device(200 * MIB))
+
+
+def test_unknown_memory_is_taken_as_enough():
+    assert plan(QWEN3_06B, Q4_0, device(None)).repack
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"context_length": 8}, "16..40960"),
+        ({"context_length": 40961}, "16..40960"),
+        ({"threads": 0}, "threads=0"),
+        ({"kv_type": "q2"}, "q8_0"),
+    ],
+)
+def test_wrong_wishes_are_refused(options, words):
+    with pytest.raises(RequestError, match=words):
+        plan(QWEN3_06B, Q4_0, device(8 * GIB), **options)
+
+
+def write(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def cpus(siblings, speeds):
+    files = {}
+    for number, (group, speed) in enumerate(zip(siblings, speeds, strict=True)):
+        files[f"cpu{number}/topology/thread_siblings_list"] = group + "\n"
+        files[f"cpu{number}/cpufreq/cpuinfo_max_freq"] = f"{speed}\n"
+    return files
+
+
+@pytest.mark.parametrize(
+    ("siblings", "speeds", "cores"),
+    [
+        (["0", "1", "2", "3"], [2400000] * 4, 4),  # a Raspberry Pi 5
+        (["0-1", "0-1", "2-3", "2-3"], [4000000] * 4, 2),  # two threads a core
+        ([str(i) for i in range(8)], [1800000] * 4 + [2400000] * 4, 4),  # big.LITTLE
+        ([str(i) for i in range(4)], [3200000, 3300000, 3300000, 3200000], 4),  # nearly equal cores
+    ],
+)
+def test_fast_physical_cores(tmp_path, monkeypatch, siblings, speeds, cores):
+    write(tmp_path, cpus(siblings, speeds))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(len(siblings))), raising=False)
+    assert physical_cores(tmp_path) == cores
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
+    assert physical_cores(tmp_path) == 1
+
+
+def test_memory_is_the_smaller_of_the_systems_and_the_cgroups(tmp_path):
+    meminfo, cgroup = tmp_path / "meminfo", tmp_path / "cgroup"
+    cgroup.mkdir()
+    meminfo.write_text("MemTotal: 8000000 kB\nMemAvailable: 4000000 kB\n")
+    assert memory_available_bytes(meminfo, cgroup) == 4000000 * 1024
+    write(cgroup, {"memory.max": "max\n", "memory.current": "5\n"})
+    assert memory_available_bytes(meminfo, cgroup) == 4000000 * 1024
+    write(
+        cgroup,
+        {
+            "memory.max": f"{GIB}\n",
+            "memory.current": f"{600 * MIB}\n",
+            "memory.stat": f"anon 1\ninactive_file {200 * MIB}\n",
+        },
+    )
+    assert memory_available_bytes(meminfo, cgroup) == GIB - 400 * MIB
+    assert memory_available_bytes(tmp_path / "absent", cgroup) is None
+
+
+def test_memory_of_an_old_cgroup(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemAvailable: 4000000 kB\n")
+    write(tmp_path, {"memory/memory.limit_in_bytes": f"{GIB}\n", "memory/memory.usage_in_bytes": f"{600 * MIB}\n"})
+    assert memory_available_bytes(meminfo, tmp_path) == GIB - 600 * MIB
+
+
+def test_32_bit_systems_are_refused(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "armv7l")
+    with pytest.raises(EngineMissingError, match="32-bit"):
+        this_device()
+
+
+def test_this_machine_is_seen():
+    found = this_device()
+    assert found.physical_cores >= 1
+    assert found.memory_available_bytes is None or found.memory_available_bytes > 0
