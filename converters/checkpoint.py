@@ -10,7 +10,7 @@ import numpy as np
 
 from converters.architectures import EMBEDDING, HEAD, expected_tensors, is_harmless
 from converters.model_card import read_card
-from converters.model_config import check_token_ids, read_shape
+from converters.model_config import check_defaults, read_shape
 from converters.safetensors import NUMPY_DTYPE, TensorInfo, read_tensors, shard_names
 from converters.source_file import SourceFile, read_file
 from converters.strict_json import parse_object, shown
@@ -112,7 +112,7 @@ def open_checkpoint(path: Path, *, name: str | None = None) -> Checkpoint:
     shape = read_shape(config, str(folder / CONFIG))
     generation_config = _read_object(folder, GENERATION_CONFIG) if (folder / GENERATION_CONFIG).exists() else {}
     for data, file in ((config, CONFIG), (generation_config, GENERATION_CONFIG)):
-        check_token_ids(data, shape.vocab_size, str(folder / file))
+        check_defaults(data, shape.vocab_size, str(folder / file))
     tokenizer = read_tokenizer(folder)
     if tokenizer.size > shape.vocab_size:
         raise CheckpointError(

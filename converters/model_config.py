@@ -45,6 +45,16 @@ _YARN: dict[str, tuple[float, float]] = {
     "beta_fast": (1e-3, 1e6),
     "beta_slow": (1e-3, 1e6),
 }
+# generation_config.json: inclusive bounds; top_k -1 and 0 mean no limit
+_SAMPLING: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 100.0),
+    "top_k": (-1.0, 1 << 20),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (1e-3, 1e3),
+    "presence_penalty": (-10.0, 10.0),
+    "frequency_penalty": (-10.0, 10.0),
+}
 
 
 def read_shape(config: Mapping[str, Any], where: str) -> ModelShape:
@@ -70,13 +80,17 @@ def read_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     )
 
 
-def check_token_ids(config: Mapping[str, Any], vocab_size: int, where: str) -> None:
-    """Refuse `*_token_id` values that are not rows of the embedding; they may be absent, null, an id or a list."""
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = config.get(key)
-        ids = value if isinstance(value, list) else [value]
-        if value is not None and not all(type(item) is int and 0 <= item < vocab_size for item in ids):
-            raise CheckpointError(f"{where}: {key} is {shown(value)}; the embedding has rows 0 to {vocab_size - 1}")
+def check_defaults(config: Mapping[str, Any], vocab_size: int, where: str) -> None:
+    """Refuse token ids that are not rows of the embedding, and sampling numbers out of any sense; null is allowed."""
+    for key in (key for key in config if key.endswith("_token_id") and config[key] is not None):
+        ids = config[key] if isinstance(config[key], list) else [config[key]]
+        if not all(type(item) is int and 0 <= item < vocab_size for item in ids):
+            raise CheckpointError(
+                f"{where}: {key} is {shown(config[key])}; the embedding has rows 0 to {vocab_size - 1}"
+            )
+    for key, bounds in _SAMPLING.items():
+        if config.get(key) is not None:
+            _number(config, key, bounds, where)
 
 
 def _architecture(config: Mapping[str, Any], where: str) -> Architecture:

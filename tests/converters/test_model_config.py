@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from converters.architectures import expected_tensors, is_harmless
-from converters.model_config import check_token_ids, read_shape
+from converters.model_config import check_defaults, read_shape
 from edgeqwen.errors import CheckpointError
 
 # As published with Qwen3-0.6B (transformers 4.51).
@@ -173,12 +173,38 @@ def test_missing_key_is_named(key):
 @pytest.mark.parametrize("value", [-1, 10, True, "1", [1, 10], {}, 1.0])
 def test_token_ids_are_rows_of_the_embedding(value):
     with pytest.raises(CheckpointError, match=r"eos_token_id is .* rows 0 to 9"):
-        check_token_ids({"eos_token_id": value}, 10, "x")
+        check_defaults({"eos_token_id": value}, 10, "x")
 
 
-@pytest.mark.parametrize("config", [{}, {"eos_token_id": None}, {"eos_token_id": 9}, {"eos_token_id": [0, 9]}])
-def test_sound_token_ids_pass(config):
-    check_token_ids(config, 10, "x")
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("temperature", -1),
+        ("temperature", True),
+        ("temperature", "0.6"),
+        ("temperature", math.inf),
+        ("top_k", 10**400),
+        ("top_p", 1.5),
+        ("min_p", math.nan),
+        ("repetition_penalty", 0),
+    ],
+)
+def test_sampling_numbers_have_bounds(key, value):
+    with pytest.raises(CheckpointError, match=rf"x: {key} is .*; expected a number from"):
+        check_defaults({key: value}, 10, "x")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"eos_token_id": None, "top_p": None},
+        {"eos_token_id": 9, "top_k": 0},
+        {"eos_token_id": [0, 9], "temperature": 0.6, "top_k": 20, "top_p": 0.95, "do_sample": True},
+    ],
+)
+def test_sound_defaults_pass(config):
+    check_defaults(config, 10, "x")
 
 
 def test_only_rotation_buffers_are_harmless():
