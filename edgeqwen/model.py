@@ -173,7 +173,7 @@ class Model:
                 decode_s=decode_s,
                 engine_s=self.backend.native_s - native_s,
                 prompt_tokens_per_s=(len(prompt) - cached) / prompt_s,
-                decode_tokens_per_s=usage.completion_tokens / decode_s if decode_s else 0.0,
+                decode_tokens_per_s=(usage.completion_tokens - 1) / decode_s,  # the first came with the prompt
             )
             yield replace(delta, usage=usage, timings=timings)
 
