@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Sets up llama.cpp's own tools beside the project, to be compared with: benchmarks/peers.sh DIR [TARGET ...]
+#
+#   DIR/bin/                             the targets (default: llama-quantize llama-bench llama-server), compiled from
+#                                        the very sources that the pinned llama-cpp-python release carries
+#   DIR/llama.cpp/convert_hf_to_gguf.py  run with DIR/venv/bin/python (torch, transformers, gguf)
+#
+# About 10 minutes on 2 cores. A second run does only what is missing.
+set -euo pipefail
+dir=$(mkdir -p "$1" && cd "$1" && pwd)
+shift
+targets=("${@:-llama-quantize llama-bench llama-server}")
+version=0.3.36
+cd "$dir"
+if [ ! -d llama.cpp ]; then
+  python3 -m pip download --quiet --no-deps --no-binary :all: --dest source "llama-cpp-python==$version"
+  tar xzf "source/llama_cpp_python-$version.tar.gz" -C source
+  mv "source/llama_cpp_python-$version/vendor/llama.cpp" llama.cpp
+fi
+if [ ! -x venv/bin/python ]; then
+  python3 -m venv venv
+  venv/bin/python -m pip install --quiet cmake ninja torch==2.13.0 "transformers>=4.57,<6" gguf==0.19.0 sentencepiece protobuf
+fi
+missing=()
+for target in ${targets[*]}; do [ -x "build/bin/$target" ] || missing+=("$target"); done
+if [ "${#missing[@]}" -gt 0 ]; then
+  PATH="$dir/venv/bin:$PATH" cmake -S llama.cpp -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_WEBUI=OFF >build.log 2>&1
+  PATH="$dir/venv/bin:$PATH" cmake --build build --target "${missing[@]}" >>build.log 2>&1
+fi
+ln -sfn build/bin bin
+echo "peers are in $dir"
