@@ -73,7 +73,8 @@ class Checkpoint:
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop` of a tensor as a read-only view of the file: [stop - start, n_in], or [n].
 
-        uint16 holds the bits of BF16; else float16 or float32. CheckpointError when the file has become shorter.
+        uint16 holds the bits of BF16; else float16 or float32. CheckpointError when the file has become shorter,
+        IndexError for rows that are not there, ValueError after `close`.
         """
         tensor = self.tensors[name]
         if not 0 <= start <= stop <= tensor.shape[0]:
@@ -156,7 +157,10 @@ def _folder(path: Path) -> Path:
     if not path.is_dir():
         kind = "a GGUF file, converted already" if path.suffix == ".gguf" else "a file"
         raise CheckpointError(f"{path}: is {kind}; expected the folder with {CONFIG}, {TOKENIZER} and *.safetensors")
-    names = sorted(entry.name for entry in path.iterdir())
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles and not any(name.endswith(".safetensors") for name in names):
         raise CheckpointError(

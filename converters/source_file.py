@@ -72,6 +72,8 @@ class SourceFile:
 
         Each view has a mapping of its own that ends with it: what was read leaves the resident set at once.
         """
+        if self._file < 0:
+            raise ValueError(f"{self.path} is closed")  # mmap would take -1 for a request of zeros
         if count == 0:
             return np.empty(0, dtype)
         start = offset - offset % mmap.ALLOCATIONGRANULARITY

@@ -207,6 +207,13 @@ def test_rows_of_a_file_cut_short_are_an_error(make_checkpoint, tmp_path):
     checkpoint.close()  # twice is allowed
 
 
+def test_rows_after_close_are_an_error(qwen3_tiny):
+    checkpoint = open_checkpoint(qwen3_tiny)
+    checkpoint.close()
+    with pytest.raises(ValueError, match="closed"):
+        checkpoint.rows(EMBEDDING, 0, 1)
+
+
 def test_links_of_a_hub_cache(make_checkpoint, tmp_path):
     folder = make_checkpoint(tmp_path / "model", **SMALL)
     snapshot = tmp_path / "hub" / "models--Qwen--Qwen3-Tiny" / "snapshots" / ("0" * 40)
