@@ -100,10 +100,9 @@ def _guard(value: Any, mark: str) -> Any:
 
 def _segments(rendered: str, mark: str) -> list[Segment]:
     """What looks like a control token without a mark inside was written by the template; then the marks go."""
-    marks = re.compile(f"{mark}|\\\\u{ord(mark):04x}", re.IGNORECASE)  # itself, or escaped in JSON
-    control = re.compile(_CONTROL.replace("MARK", mark))
-    parts = enumerate(control.split(rendered))
-    found = [Special(part) if index % 2 else marks.sub("", part) for index, part in parts]
+    marked = re.sub(f"\\\\u{ord(mark):04x}", mark, rendered, flags=re.IGNORECASE)  # tojson may have escaped it
+    parts = enumerate(re.split(_CONTROL.replace("MARK", mark), marked))
+    found = [Special(part) if index % 2 else part.replace(mark, "") for index, part in parts]
     return [part for part in found if part]
 
 

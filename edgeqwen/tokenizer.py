@@ -70,8 +70,8 @@ class Tokenizer:
 
     def __init__(self, vocabulary: _Vocabulary) -> None:
         """Use from_json or from_gguf. Raises ArtifactError for a vocabulary that cannot be Qwen's."""
-        added = {text: index for index, (text, _) in enumerate(vocabulary.added, len(vocabulary.ids))}
         _check_added(vocabulary)
+        added = {text: index for index, (text, _) in enumerate(vocabulary.added, len(vocabulary.ids))}
         self._bpe = _pipeline(vocabulary)
         self._texts = [*vocabulary.ids, *added]
         self._bytes: dict[int, bytes] = {number: text.encode() for text, number in added.items()}
@@ -194,11 +194,12 @@ def _pipeline(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
 
 
 def _check_added(vocabulary: _Vocabulary) -> None:
-    texts = [text for text, _ in vocabulary.added]
+    texts: list[Any] = [text for text, _ in vocabulary.added]  # what the file says, not yet known to be str
     if len(texts) > MAX_ADDED_TOKENS:
         raise ArtifactError(f"the tokenizer has {len(texts)} added tokens: at most {MAX_ADDED_TOKENS} are taken")
-    if len(set(texts)) != len(texts) or "" in texts or any(text in vocabulary.ids for text in texts):
-        raise ArtifactError("the tokenizer's added tokens are damaged: one is empty or occurs twice")
+    usable = all(isinstance(text, str) and text.isprintable() and text not in vocabulary.ids for text in texts)
+    if not usable or len(set(texts)) != len(texts) or "" in texts:
+        raise ArtifactError("the tokenizer's added tokens are damaged: one is empty, not printable or occurs twice")
 
 
 def _read_json(data: bytes) -> _Vocabulary:

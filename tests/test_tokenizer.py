@@ -45,10 +45,29 @@ def test_ids_of_random_unicode_equal_the_library(name):
 
 
 def hostile_texts(rng, added, count):
-    pieces = [*added, "<|", "|>", "<", ">", "|", "im_start", "im_end", "think", "/", "tool_call", "\n", " ", "é", "中", "💥"]
+    pieces = [
+        *added,
+        "<|",
+        "|>",
+        "<",
+        ">",
+        "|",
+        "im_start",
+        "im_end",
+        "think",
+        "/",
+        "tool_call",
+        "\n",
+        " ",
+        "é",
+        "中",
+        "💥",
+    ]
     pieces += [token[:cut] for token in added for cut in (1, 2, 5, -1)]
     for _ in range(count):
-        yield "".join(rng.choice(pieces) if rng.random() < 0.8 else random_text(rng, 2) for _ in range(rng.randint(1, 8)))
+        yield "".join(
+            rng.choice(pieces) if rng.random() < 0.8 else random_text(rng, 2) for _ in range(rng.randint(1, 8))
+        )
 
 
 def test_text_never_yields_an_added_token():
@@ -237,6 +256,8 @@ def changed(path, value):
         (("added_tokens", 3, "content"), "a"),
         (("added_tokens", 3, "content"), ""),
         (("added_tokens", 3, "content"), None),
+        (("added_tokens", 3, "content"), "\ud800"),
+        (("model", "vocab", "\ud800"), 4070),
         (("added_tokens", 3), 5),
         (("added_tokens",), [{}]),
         (("model",), None),

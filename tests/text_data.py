@@ -4,7 +4,7 @@ import json
 import lzma
 from functools import lru_cache
 from importlib import resources
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import tokenizers
@@ -63,4 +63,4 @@ def cuts(items, pieces=3):
     for count in range(1, pieces):
         for marks in combinations(range(1, len(items)), count):
             edges = [0, *marks, len(items)]
-            yield [items[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+            yield [items[a:b] for a, b in pairwise(edges)]
