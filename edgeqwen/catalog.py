@@ -73,12 +73,12 @@ def locate(
     )
 
 
-def find(path: Path, *, verify: bool = False) -> Found:
+def find(path: Path, *, verify: bool = False, trust_template: bool = False) -> Found:
     """Open what `locate` found; ArtifactError for a damaged file, TemplateError for a template nobody trusts."""
     if path.is_dir():
-        return _from_artifact(open_artifact(path, verify="full" if verify else "quick"))
+        return _from_artifact(open_artifact(path, verify="full" if verify else "quick"), trust_template=trust_template)
     with open_gguf(path) as file:
-        return _from_gguf(path, file)
+        return _from_gguf(path, file, trust_template=trust_template)
 
 
 def cache_folder() -> Path:
@@ -157,7 +157,7 @@ def _nano_target(type: str) -> Path:
     return cache_folder() / f"nano-{digest}-{type}"
 
 
-def _from_artifact(artifact: Artifact) -> Found:
+def _from_artifact(artifact: Artifact, *, trust_template: bool) -> Found:
     manifest = artifact.manifest
     if "gguf" not in manifest.formats:
         raise ArtifactError(f"{artifact.path}: holds {', '.join(manifest.formats)} and this engine reads gguf")
@@ -173,13 +173,13 @@ def _from_artifact(artifact: Artifact) -> Found:
         shape=manifest.shape,
         weights=weights,
         tokenizer=Tokenizer.from_json(artifact.file("tokenizer").read_bytes()),
-        template=find_template(template, trusted=manifest.trusted_template),
+        template=find_template(template, trusted=manifest.trusted_template or trust_template),
         end_ids=frozenset(manifest.end_ids),
         sampling=manifest.sampling,
     )
 
 
-def _from_gguf(path: Path, file: GgufFile) -> Found:
+def _from_gguf(path: Path, file: GgufFile, *, trust_template: bool) -> Found:
     metadata = file.metadata
     source = metadata.get("tokenizer.chat_template")
     if not isinstance(source, str):
@@ -196,7 +196,7 @@ def _from_gguf(path: Path, file: GgufFile) -> Found:
         shape=shape_of(file),
         weights=weights_of(file.tensors.values()),
         tokenizer=tokenizer,
-        template=find_template(source),
+        template=find_template(source, trusted=trust_template),
         end_ids=frozenset(end_ids),
         sampling={renamed.get(k, k): float(v) for k, v in sampling.items() if isinstance(v, int | float)},
     )

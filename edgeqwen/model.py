@@ -216,20 +216,24 @@ def load(
     gpu_layers: int = 0,
     offline: bool = False,
     verify: bool = False,
+    trust_template: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Model:
     """Open a model: an artifact's folder, a GGUF file, `nano`, or a hub id, which is converted on first use.
 
     `type` is what a hub id or `nano` is converted to, `context_length` counts tokens of prompt and answer (default
     4,096), `threads` defaults to the fast physical cores, `gpu_layers` -1 puts all layers on a GPU. `verify` checks
-    every hash first. Raises EdgeqwenError's children, MemoryShortError before anything is loaded that would not fit.
+    every hash first; `trust_template` accepts a chat template that is not known and renders it in a sandbox. Raises
+    EdgeqwenError's children; MemoryShortError comes before anything is loaded that would not fit.
     """
     from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings  # noqa: PLC0415 - engines load on use
     from edgeqwen.catalog import find, locate  # noqa: PLC0415
     from edgeqwen.device import this_device  # noqa: PLC0415
     from edgeqwen.plan import plan  # noqa: PLC0415
 
-    found = find(locate(name, type=type, offline=offline, progress=progress), verify=verify)
+    found = find(
+        locate(name, type=type, offline=offline, progress=progress), verify=verify, trust_template=trust_template
+    )
     chosen = plan(
         found.shape, found.weights, this_device(),
         context_length=context_length, threads=threads, kv_type=kv_type, gpu_layers=gpu_layers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -81,7 +82,11 @@ class LlamaCppBackend:
         _log.attach(llama)
         _log.lines.clear()
         self._model = self._context = None
-        self._model = llama.llama_model_load_from_file(os.fsencode(path), self._model_params(settings, progress))
+        loading = _Loading(progress)
+        self._model = llama.llama_model_load_from_file(os.fsencode(path), self._model_params(settings, loading))
+        if loading.error is not None:
+            self.close()
+            raise loading.error
         if not self._model:
             raise EngineError(f"{path}: llama.cpp cannot load it: {_log.last_words()}")
         self._context = llama.llama_init_from_model(self._model, self._context_params(settings))
@@ -99,19 +104,13 @@ class LlamaCppBackend:
         self._ledger = Ledger(settings.sequences)
         self._batch = _Batch(llama, settings.step_tokens)
 
-    def _model_params(self, settings: LlamaCppSettings, progress: Callable[[float], None] | None) -> Any:
+    def _model_params(self, settings: LlamaCppSettings, loading: _Loading) -> Any:
         params = self._llama.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
         params.load_mode = self._llama.LLAMA_LOAD_MODE_MMAP if settings.mmap else self._llama.LLAMA_LOAD_MODE_NONE
         params.use_extra_bufts = settings.repack
-        if progress is not None:
-
-            def forward_progress(done: float, _user_data: object) -> bool:
-                progress(done)
-                return True
-
-            self._progress = self._llama.llama_progress_callback(forward_progress)  # kept alive while it is used
-            params.progress_callback = self._progress
+        self._progress = self._llama.llama_progress_callback(loading)  # kept alive while it is used
+        params.progress_callback = self._progress
         return params
 
     def _context_params(self, settings: LlamaCppSettings) -> Any:
@@ -128,7 +127,8 @@ class LlamaCppBackend:
         # ggml asks this callback before every node, from its own threads. Python's would cost a GIL each time;
         # libc's strlen over two bytes answers 0 (go on) or 1 (stop) for nothing.
         self._stop_flag = (ctypes.c_ubyte * 2)()
-        params.abort_callback = ctypes.cast(ctypes.CDLL(None).strlen, self._llama.ggml_abort_callback)
+        libc = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
+        params.abort_callback = ctypes.cast(libc.strlen, self._llama.ggml_abort_callback)
         params.abort_callback_data = ctypes.cast(self._stop_flag, ctypes.c_void_p)
         return params
 
@@ -214,6 +214,22 @@ class LlamaCppBackend:
         if self._model:
             self._llama.llama_model_free(self._model)
         self._context = self._model = None
+
+
+class _Loading:
+    """llama.cpp's progress callback: false stops the loading, which is how Ctrl-C gets through native code."""
+
+    def __init__(self, progress: Callable[[float], None] | None) -> None:
+        self._progress = progress
+        self.error: BaseException | None = None
+
+    def __call__(self, done: float, _user_data: object) -> bool:
+        try:
+            if self._progress is not None:
+                self._progress(done)
+        except BaseException as error:  # noqa: BLE001 - an exception cannot cross C; it is raised behind it
+            self.error = error
+        return self.error is None
 
 
 class _Batch:

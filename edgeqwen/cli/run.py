@@ -37,6 +37,7 @@ PROMPT_BYTES_MAX = 4 << 20
 @click.option("--type", "quant", help="Type to convert to on first use of a hub id.  [default: q4_k_m]")
 @click.option("--offline", is_flag=True, help="Never ask the network.")
 @click.option("--verify", is_flag=True, help="Check every hash before loading.")
+@click.option("--trust-template", is_flag=True, help="Accept a chat template that edgeqwen does not know.")
 @click.option("--hide-thinking", is_flag=True, help="Do not show the thinking.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the answer is complete.")
 def run(model: str, prompt: str | None, **options: Any) -> None:
@@ -86,6 +87,7 @@ def _load(name: str, options: dict[str, Any]) -> Model:
             gpu_layers=options["gpu_layers"],
             offline=options["offline"],
             verify=options["verify"],
+            trust_template=options["trust_template"],
             progress=progress,
         )
 
