@@ -106,7 +106,7 @@ def open_checkpoint(path: Path, *, name: str | None = None) -> Checkpoint:
     """Open the checkpoint in the folder `path`; read its headers and JSON files, no weights but a tied head's.
 
     `name` defaults to the folder's, or the hub id's last part for a folder of the hub cache. CheckpointError for
-    anything that is damaged, hostile or not supported; weights are NaN and infinity until `find_nonfinite` says no.
+    anything that is damaged, hostile or not supported. Weights may still be NaN: only `find_nonfinite` looks at them.
     """
     folder = _folder(path)
     config = _read_object(folder, CONFIG)
@@ -119,6 +119,7 @@ def open_checkpoint(path: Path, *, name: str | None = None) -> Checkpoint:
         raise CheckpointError(
             f"{folder / TOKENIZER}: has ids up to {tokenizer.size - 1}, the embedding rows 0 to {shape.vocab_size - 1}"
         )
+    card = read_card(folder)
     with ExitStack() as opened:
         sources, tensors = _open_shards(folder, opened)
         duplicate = _check_tensors(tensors, shape, sources, folder)
@@ -130,7 +131,7 @@ def open_checkpoint(path: Path, *, name: str | None = None) -> Checkpoint:
         shape=shape,
         generation_config=generation_config,
         tokenizer=tokenizer,
-        card=read_card(folder),
+        card=card,
         tensors={key: tensor for key, tensor in tensors.items() if key != duplicate and not is_harmless(key)},
         tied_duplicate=duplicate,
         _sources=sources,
@@ -176,9 +177,8 @@ def _folder(path: Path) -> Path:
 
 def _name(folder: Path) -> str:
     """`models--Qwen--Qwen3-0.6B/snapshots/REVISION` is Qwen3-0.6B."""
-    if folder.parent.name == "snapshots" and "--" in folder.parent.parent.name:
-        return folder.parent.parent.name.rpartition("--")[2]
-    return folder.name
+    model = folder.parent.parent.name
+    return model.rpartition("--")[2] if folder.parent.name == "snapshots" and "--" in model else folder.name
 
 
 def _read_object(folder: Path, name: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """One input file of a checkpoint, opened read-only, mapped by windows and watched for change; it knows no format.
 
 Rule of what is opened: regular files that lie, with every symbolic link followed, inside the checkpoint's folder; for a
-folder `snapshots/REVISION` of a hub cache also inside the `blobs` beside `snapshots`. Nothing else, so that a
-checkpoint from elsewhere cannot make us read (and then publish) other files of this machine.
+folder `CACHE/models--ORG--NAME/snapshots/REVISION` of a hub cache also in the `blobs` of the model and of the cache.
+Nothing else, so that a checkpoint from elsewhere cannot make us read (and then publish) other files of this machine.
 """
 
 from __future__ import annotations
@@ -113,7 +113,10 @@ def read_file(folder: Path, name: str, limit: int) -> bytes:
 
 
 def _roots(folder: Path) -> tuple[Path, ...]:
-    return (folder, folder.parent.parent / "blobs") if folder.parent.name == "snapshots" else (folder,)
+    model = folder.parent.parent
+    if folder.parent.name != "snapshots" or not model.name.startswith("models--"):
+        return (folder,)
+    return folder, model / "blobs", model.parent / "blobs"  # the last: files that models share
 
 
 def _identity(status: os.stat_result) -> Identity:

@@ -223,6 +223,11 @@ def test_links_of_a_hub_cache(make_checkpoint, tmp_path):
     for number, file in enumerate(sorted(folder.iterdir())):
         file.rename(blobs / str(number))
         (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    shared = tmp_path / "hub" / "blobs" / "00" / "shared"  # of all models in the cache
+    shared.parent.mkdir(parents=True)
+    weights = (snapshot / "model.safetensors").resolve()
+    weights.rename(shared)
+    weights.symlink_to("../../blobs/00/shared")
     with open_checkpoint(snapshot) as checkpoint:
         assert checkpoint.name == "Qwen3-Tiny"
         assert checkpoint.rows(EMBEDDING, 0, 1).shape == (1, 64)

@@ -43,9 +43,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         hub, path = self.server.hub, urlsplit(self.path)
         authorization, ranged = self.headers.get("Authorization"), self.headers.get("Range")
-        hub.seen.append(
-            SimpleNamespace(path=path.path, range=ranged, token=authorization, agent=self.headers["User-Agent"])
-        )
+        agent, host = self.headers["User-Agent"], self.headers["Host"]
+        hub.seen.append(SimpleNamespace(path=path.path, range=ranged, token=authorization, agent=agent, host=host))
         api, files = f"/api/models/{MODEL}/revision/", f"/{MODEL}/resolve/{COMMIT}/"
         if hub.stall is not None:
             hub.stall.wait(30)
@@ -64,6 +63,9 @@ class Handler(BaseHTTPRequestHandler):
         hub = self.server.hub
         if name in hub.failing:
             self.answer(503, b"")
+            return
+        if hub.cdn and self.headers["Host"].startswith("127.0.0.1"):
+            self.answer(302, b"", {"Location": f"{hub.cdn}{self.path}?signature=secret"})
             return
         start = int(ranged.removeprefix("bytes=").removesuffix("-")) if ranged else 0
         part = content[start:]
@@ -105,6 +107,7 @@ class Hub:
         self.cuts: dict[str, int] = {}
         self.failing: set[str] = set()
         self.stall: threading.Event | None = None
+        self.cdn: str | None = None
         self.commit = COMMIT
         self.overrides: dict[str, dict] = {}
 
@@ -419,6 +422,27 @@ def test_token_goes_where_it_belongs(hub, monkeypatch):
     assert hub_module._token("https://mirror.example") == "mine"
     assert hub_module._token("http://mirror.example") is False
     assert hub_module._token("http://huggingface.co") is False
+
+
+def test_another_host_serves_the_files(hub, monkeypatch):
+    """As a hub's large files are: the range goes there, the token does not; nor is the signed address repeated."""
+    hub.cdn = hub.endpoint.replace("127.0.0.1", "localhost")
+    hub.cuts[WEIGHTS] = 100_000
+    monkeypatch.setenv("HF_TOKEN", "mine")
+    monkeypatch.setenv("NO_PROXY", "*")
+    folder = fetch(MODEL)
+    assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    asked = [(request.host, request.token, request.range) for request in hub.asked(WEIGHTS)]
+    here, there = (urlsplit(address).netloc for address in (hub.endpoint, hub.cdn))
+    assert asked == [
+        (here, "Bearer mine", None),
+        (there, None, None),
+        (here, "Bearer mine", "bytes=100000-"),
+        (there, None, "bytes=100000-"),
+    ]
+    shutil.rmtree(hub.cache)
+    hub.overrides[WEIGHTS] = {"size": 10**6}
+    assert "secret" not in refused()
 
 
 def test_user_agent_says_no_more_than_versions(hub):

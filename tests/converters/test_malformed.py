@@ -133,6 +133,10 @@ def outside_link(folder):
     (folder / WEIGHTS).symlink_to(target)
 
 
+def card_link(folder):
+    (folder / "README.md").symlink_to("/etc/passwd")
+
+
 def loop_link(folder):
     (folder / WEIGHTS).unlink()
     (folder / WEIGHTS).symlink_to(WEIGHTS)
@@ -201,6 +205,7 @@ CASES = {
     "shards-without-index": ("sharded", remove(INDEX), ["neither", "model-00001-of-00002.safetensors"]),
     # what may be opened
     "link-leads-out": ("single", outside_link, [WEIGHTS, "out of the folder", "elsewhere"]),
+    "card-leads-out": ("single", card_link, ["README.md", "out of the folder"]),
     "link-loop": ("single", loop_link, [WEIGHTS, "cannot be opened"]),
     "pipe": ("single", named_pipe, [WEIGHTS, "not a regular file"]),
     "folder-as-file": ("single", folder_in_place, [WEIGHTS, "not a regular file"]),
@@ -382,7 +387,7 @@ CASES = {
     "template-not-utf8": ("single", overwrite("chat_template.jinja", b"\xff"), ["chat_template.jinja", "not UTF-8"]),
 }
 
-NEEDS_POSIX = {"link-leads-out", "link-loop", "pipe", "folder-as-file"}
+NEEDS_POSIX = {"link-leads-out", "card-leads-out", "link-loop", "pipe", "folder-as-file"}
 
 
 def open_files() -> int:
