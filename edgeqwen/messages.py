@@ -36,22 +36,28 @@ def message_from(data: Mapping[str, Any] | Message) -> Message:
 
 def _message(data: Mapping[str, Any] | Message, where: str) -> Message:
     if isinstance(data, Message):
+        _role(data.role, where)
+        _string(data.content, f"{where}.content")
         return data
     if not isinstance(data, Mapping):
         raise RequestError(f"{where} must be an object with role and content, not {_kind(data)}")
-    role = data.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise RequestError(f"{where}.role is {_shown(role)}: it must be one of {', '.join(sorted(_ROLES))}")
+    role = _role(data.get("role"), where)
     calls = _tool_calls(data.get("tool_calls"), f"{where}.tool_calls")
     if calls and role != "assistant":
         raise RequestError(f"{where}.tool_calls belongs to an assistant, and this role is {role}")
     return Message(
-        role=_ROLES[role],
+        role=role,
         content=_content(data.get("content"), f"{where}.content"),
         thinking=_thinking(data, where) if role == "assistant" else None,
         tool_calls=calls,
         tool_call_id=_tool_call_id(data, where) if role == "tool" else None,
     )
+
+
+def _role(role: Any, where: str) -> Role:
+    if not isinstance(role, str) or role not in _ROLES:
+        raise RequestError(f"{where}.role is {_shown(role)}: it must be one of {', '.join(sorted(_ROLES))}")
+    return _ROLES[role]
 
 
 def _content(content: Any, where: str) -> str:

@@ -95,13 +95,10 @@ class QwenTemplate:
             return call.arguments
 
     def _last_query(self, messages: Sequence[Message]) -> int:
-        """Index of the last real question: a user turn that only wraps a tool's answer is none."""
-        if not self.thinks:
-            return len(messages)
-        for index in range(len(messages) - 1, -1, -1):
-            if messages[index].role == "user" and not self._wraps_response(messages[index].content):
-                return index
-        return len(messages) - 1
+        """Index of the last real question, or beyond the end: a user turn that wraps a tool's answer is none."""
+        indices = range(len(messages) - 1, -1, -1) if self.thinks else ()
+        questions = (i for i in indices if messages[i].role == "user" and not self._wraps_response(messages[i].content))
+        return next(questions, len(messages))
 
     def _wraps_response(self, content: str) -> bool:
         if self.finds_responses:

@@ -19,8 +19,6 @@ from edgeqwen.segments import Segment, Special
 from edgeqwen.types import Message, Tool
 
 START_S = 20.0  # for Python itself on a slow device; the rendering has its own limit
-# A control token has no blank in it. What the tokenizer does not know by this name stays text.
-_CONTROL = r"(<[^<>\sMARK]{1,64}>)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +41,10 @@ class SandboxedTemplate:
         generation_prompt: bool = True,
     ) -> list[Segment]:
         """Render a prompt. Raises TemplateError where the template refuses the messages or a limit is reached."""
-        given = {
-            "messages": [_turn(message) for message in messages],
-            "tools": [json.loads(json_text(tool, f"tools[{index}]")) for index, tool in enumerate(tools)] or None,
-            "enable_thinking": thinking,
-            "add_generation_prompt": generation_prompt,
-        }
+        switches = {"enable_thinking": thinking, "add_generation_prompt": generation_prompt}
         try:
+            written = [json.loads(json_text(tool, f"tools[{index}]")) for index, tool in enumerate(tools)]
+            given = {"messages": [_turn(message) for message in messages], "tools": written or None, **switches}
             mark = _mark(self.source + json.dumps(given, ensure_ascii=False))
             guarded = _guard(given, mark)
         except RecursionError:
@@ -82,9 +77,8 @@ def _object(arguments: str) -> Any:
 
 def _mark(given: str) -> str:
     """Pick a private character that occurs nowhere, neither itself nor as a JSON escape."""
-    lowered = given.lower()
     for code in range(0xE000, 0xF900):
-        if chr(code) not in given and f"\\u{code:04x}" not in lowered:
+        if chr(code) not in given and f"\\u{code:04x}" not in given:
             return chr(code)
     raise RequestError("the messages use every private-use character (U+E000 to U+F8FF): none is left to mark text")
 
@@ -100,8 +94,9 @@ def _guard(value: Any, mark: str) -> Any:
 
 def _segments(rendered: str, mark: str) -> list[Segment]:
     """What looks like a control token without a mark inside was written by the template; then the marks go."""
-    marked = re.sub(f"\\\\u{ord(mark):04x}", mark, rendered, flags=re.IGNORECASE)  # tojson may have escaped it
-    parts = enumerate(re.split(_CONTROL.replace("MARK", mark), marked))
+    marked = rendered.replace(f"\\u{ord(mark):04x}", mark)  # tojson(ensure_ascii=true) escapes it
+    # A control token has no blank in it; what the tokenizer does not know by this name stays text.
+    parts = enumerate(re.split(rf"(<[^<>\s{mark}]{{1,64}}>)", marked))
     found = [Special(part) if index % 2 else part.replace(mark, "") for index, part in parts]
     return [part for part in found if part]
 

@@ -157,9 +157,7 @@ class Decoder:
 
     def flush(self) -> str:
         """End the text: an unfinished character gives one U+FFFD."""
-        text = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
-        return text
+        return self._utf8.decode(b"", final=True)
 
 
 def _check_text(text: str) -> None:
@@ -285,7 +283,7 @@ def _read_gguf(metadata: Mapping[str, Any]) -> _Vocabulary:
     if shown != order or order[end:] != [_UNUSED] * (len(types) - end):
         raise ArtifactError("the GGUF file's tokenizer is not Qwen's: added tokens must follow all the others")
     added = [(tokens[index], types[index] == _CONTROL) for index in range(base, end)]
-    ids = {token: index for index, token in enumerate(tokens[:base])}
+    ids = dict(zip(tokens[:base], range(base), strict=True))
     if len(ids) != base:
         raise ArtifactError("the GGUF file's tokenizer is damaged: a token occurs twice")
     return _Vocabulary(ids, merges, added)

@@ -78,7 +78,6 @@ class ToolCallParser:
             self._call = _CallScanner(at - start + len(_OPEN))
             return True
         if separated and (blanks == len(held) or (not final and _OPEN.startswith(held[blanks:]))):
-            self._held = "" if final else held
             return False
         self._emit(content, len(held) if final else len(held) - _unsure(held))
         return False

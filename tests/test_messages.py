@@ -81,6 +81,8 @@ LOOP["x"] = LOOP
         ([{}], r"messages\[0\]\.role is None: it must be one of assistant, developer, system, tool, user"),
         ([{"role": "human"}], r"messages\[0\]\.role is 'human'"),
         ([{"role": ["user"]}], r"messages\[0\]\.role"),
+        ([Message("human")], r"messages\[0\]\.role is 'human'"),
+        ([Message("user", None)], r"messages\[0\]\.content must be a string, not null"),
         ([{"role": "User" * 99}], r"messages\[0\]\.role is .{60}:"),
         ([{"role": "user", "content": 5}], r"messages\[0\]\.content must be a list, not int"),
         ([{"role": "user", "content": {"type": "text"}}], r"messages\[0\]\.content must be a list, not dict"),

@@ -1,9 +1,9 @@
 """Stop strings against a naive reading of their rule, however the text is cut."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from text_data import cuts
+from text_data import cuts, examples
 
 from edgeqwen.errors import RequestError
 from edgeqwen.stops import StopStrings
@@ -30,7 +30,7 @@ STOPS = st.lists(st.text("ab\n", min_size=1, max_size=4) | st.text("Ené💥", m
 
 
 @given(TEXTS, STOPS)
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_equals_the_rule_however_it_is_cut(text, stops):
     wanted = naive(text, stops)
     for pieces in cuts(text):
@@ -38,7 +38,7 @@ def test_equals_the_rule_however_it_is_cut(text, stops):
 
 
 @given(TEXTS, STOPS, st.data())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_what_is_shown_is_certain_and_as_much_as_can_be(text, stops, data):
     """Nothing shown is taken back by any continuation, and what is held back could still become a stop string."""
     machine = StopStrings(stops)

@@ -1,6 +1,7 @@
 """Trusted templates run in a process of their own: limits hold, text stays text, known ones come out the same."""
 
 import random
+import sys
 
 import pytest
 from text_data import tokenizer
@@ -70,6 +71,15 @@ def test_no_text_becomes_a_control_token():
     assert plain_text(segments).startswith(wanted)
 
 
+@pytest.mark.parametrize(
+    ("source", "text"), [("{{ %s }}>", "<|im_end|"), ("<{{ %s }}", "|im_end|>"), ("{{ %s }}", "</think>")]
+)
+def test_no_piece_of_a_text_completes_a_control_token(source, text):
+    segments = render(source % "messages[0].content", [Message("user", text)])
+    assert not any(isinstance(part, Special) for part in segments)
+    assert plain_text(segments) == source.replace("{{ %s }}", text)
+
+
 def test_a_json_escape_hides_no_mark():
     segments = render("{{ messages[0].content | tojson(ensure_ascii=true) }}", [Message("user", "<é>\ue000")])
     assert segments == ['"<\\u00e9>\\ue000"']
@@ -99,7 +109,11 @@ def test_thinking_is_known_from_the_source():
         ("{{ raise_exception.__globals__['x'] }}", "SecurityError"),
         ("{% include '/etc/passwd' %}", "TypeError|no loader"),
         ("{{ 'a' * 9000000 }}", "characters of output"),
-        ("{{ 'a' * 10 ** 10 }}", "MemoryError|broke a limit"),
+        pytest.param(
+            "{{ 'a' * 10 ** 9 }}",
+            "MemoryError",
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="no RLIMIT_AS"),
+        ),
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "broke a limit"),
         ("{{ 9 ** (9 ** 9) }}", "broke a limit"),
         ("{{ '\\ud800' }}{{ 1 / 0 }}", "ZeroDivisionError"),

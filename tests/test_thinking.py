@@ -5,9 +5,9 @@ import random
 from itertools import chain
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from text_data import cuts, library, tokenizer
+from text_data import cuts, examples, library, tokenizer
 from text_templates import sources
 
 from edgeqwen.messages import messages_from
@@ -92,7 +92,7 @@ PIECES = st.sampled_from(
     st.lists(PIECES, max_size=7).map(lambda parts: list(chain(*parts))),
     st.sampled_from(["expected", "open", "content"]),
 )
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_random_answers_equal_the_rule_however_they_are_cut(ids, start):
     wanted = naive(ids, start)
     for pieces in cuts(ids):
@@ -139,7 +139,9 @@ QUESTION = messages_from([{"role": "user", "content": "<think> </think> <think>"
 def test_start_comes_from_the_rendered_prompt(name, thinking, wanted):
     template = find_template(sources()[name])
     history = [*QUESTION, *messages_from([{"role": "assistant", "content": "A", "reasoning_content": "T"}]), *QUESTION]
-    for messages in (QUESTION, history):
+    call = {"role": "assistant", "reasoning_content": "T", "tool_calls": [{"name": "f"}]}
+    steps = [*QUESTION, *messages_from([call, {"role": "tool", "content": "x"}])]  # the template keeps this thinking
+    for messages in (QUESTION, history, steps):
         ids = OURS.encode_segments(template.render(messages, thinking=thinking))
         assert think_start(ids, OURS, thinks=template.thinks, thinking=thinking) == wanted
 

@@ -4,9 +4,9 @@ import json
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from text_data import corpus, cuts, gguf_metadata, library, tokenizer, tokenizer_json
+from text_data import corpus, cuts, examples, gguf_metadata, library, tokenizer, tokenizer_json
 
 from edgeqwen.errors import ArtifactError, RequestError
 from edgeqwen.segments import Special
@@ -172,7 +172,7 @@ def decoded(ours, pieces):
 
 
 @given(st.lists(st.integers(0, 5000), max_size=9))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_decoding_is_the_same_however_it_is_cut(ids):
     ours = tokenizer("nano")  # 4,096 ids: the rest is padding, which gives no text
     whole = decoded(ours, [ids])

@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from text_data import cuts
+from text_data import cuts, examples
 from text_templates import sources
 
 from edgeqwen import tools
@@ -163,7 +163,7 @@ def parsed(text):
 
 
 @given(st.lists(PIECES, max_size=8).map("".join))
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_random_texts_equal_the_rule_however_they_are_cut(text):
     content, calls = naive(text)
     for pieces in ([text], list(text), *([text[:at], text[at:]] for at in range(len(text)))):
@@ -173,7 +173,7 @@ def test_random_texts_equal_the_rule_however_they_are_cut(text):
 
 
 @given(st.text("<tol_ca>/\n {}x", max_size=10))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_texts_without_calls_come_back_whole(text):
     for pieces in cuts(text):
         assert run(pieces) == (text, [])
@@ -189,7 +189,7 @@ ARGUMENTS = st.dictionaries(st.text(max_size=6), JSON, max_size=4)
 
 
 @given(st.text("ab \n中", max_size=6), st.lists(ARGUMENTS, min_size=1, max_size=3), st.booleans(), st.integers(1, 9))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_what_the_template_writes_is_what_the_parser_reads(content, arguments, ascii_only, step):
     texts = [json.dumps(item, ensure_ascii=ascii_only) for item in arguments]
     message = Message("assistant", content, tool_calls=tuple(ToolCall("f", text) for text in texts))
@@ -232,6 +232,7 @@ def test_bounds_on_length(monkeypatch):
         for pieces in ([text], list(text), [text[:50], text[50:]], [text[:80], text[80:]]):
             content, calls = run(pieces)
             assert (content, len(calls)) == wanted
+    assert ToolCallParser().push(long).content == long  # nothing is held beyond the bound
 
 
 def test_bounds_on_the_number_of_calls(monkeypatch):

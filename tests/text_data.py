@@ -8,6 +8,7 @@ from itertools import combinations, pairwise
 from pathlib import Path
 
 import tokenizers
+from hypothesis import settings
 
 from edgeqwen.tokenizer import Tokenizer
 
@@ -35,6 +36,11 @@ def library(name="nano"):
 @lru_cache
 def corpus():
     return tuple(lzma.decompress((DATA / "corpus.txt.xz").read_bytes()).decode().split("\n"))
+
+
+def examples(count):
+    """Settings of a property test: the same examples each time, and no clock."""
+    return settings(max_examples=count, derandomize=True, database=None, deadline=None)
 
 
 def gguf_metadata(name, padding=7):
