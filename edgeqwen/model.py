@@ -78,6 +78,9 @@ class Model:
         config = config_from(options)
         thinking = self._thinks(config)
         prompt = self._prompt(messages_from(_as_list(messages)), tools, thinking=thinking)
+        if prompt.start == "open" and config.thinking is False:
+            raise RequestError(f"{self.card.name} always thinks: its template has no switch; set a thinking_budget")
+        thinking = thinking or prompt.start == "open"
         sampling = self._sampling(config, thinking=thinking)
         generation = Generation(
             prompt, config, sampling, self.tokenizer,

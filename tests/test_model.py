@@ -248,6 +248,25 @@ def test_a_model_without_a_thinking_mode_says_so():
         model.stream("Hi", thinking=True)
 
 
+def test_a_model_that_always_thinks_says_so():
+    class AlwaysThinks:
+        name, thinks = "always", True
+
+        def render(self, messages, tools=(), *, thinking=True, generation_prompt=True):
+            del thinking
+            return [*QWEN3.render(messages, tools, generation_prompt=generation_prompt), Special("<think>"), "\n"]
+
+    def follow(ids):
+        opened = list(ids)[: -len(ids) + max(i for i, x in enumerate(ids) if x == TOKENIZER.id("<think>"))]
+        return script("hm\n</think>\n\nBlue.")([*opened, *list(ids)[len(opened) + 2 :]])
+
+    model = model_saying(follow, template=AlwaysThinks())
+    answer = model.chat("Why?", seed=1)
+    assert (answer.thinking, answer.content) == ("hm", "Blue.")
+    with pytest.raises(RequestError, match="always thinks"):
+        model.stream("Why?", thinking=False)
+
+
 def test_options_are_the_fields_of_the_config():
     assert Options.__optional_keys__ == {field.name for field in fields(GenerationConfig)}
 
@@ -301,10 +320,10 @@ def test_the_second_turn_pays_for_what_is_new():
     computed(model)
     history += [first.message, Message("user", "And?")]
     second = model.chat(history, seed=1)
+    end_of_turn = (Special("<|im_end|>"), "\n")
     new = TOKENIZER.encode_segments(
-        [*segments("Blue."), Special("<|im_end|>"), "\n", Special("<|im_start|>"), "user\nAnd?", Special("<|im_end|>"), "\n",
-         Special("<|im_start|>"), "assistant\n"]
-    )  # fmt: skip
+        [*segments("Blue."), *end_of_turn, Special("<|im_start|>"), "user\nAnd?", *end_of_turn, *TURN_START]
+    )
     assert computed(model) == len(new) + second.usage.completion_tokens - 1
     assert second.usage.cached_tokens == second.usage.prompt_tokens - len(new)
 
