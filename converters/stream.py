@@ -7,9 +7,10 @@ number of threads.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import numpy as np
 
@@ -26,8 +27,14 @@ if TYPE_CHECKING:
 Job = TypeVar("Job")
 
 
+_SYNC_BYTES: Final = 64 << 20  # of one background sync
+
+
 class HashedFile:
-    """Appends to a file, reads each piece back, compares it and hashes what was read."""
+    """Appends to a file, reads each piece back, compares it and hashes what was read.
+
+    What has been written is brought to the disk meanwhile, so that the last fsync finds little to do.
+    """
 
     def __init__(self, path: Path, file: FileIO) -> None:
         """`file` is open for writing and unbuffered, at its beginning; `path` names it for reading."""
@@ -35,6 +42,8 @@ class HashedFile:
         self._reader = path.open("rb", buffering=0)
         self._scratch = np.empty(0, np.uint8)
         self._hash = hashlib.sha256()
+        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="edgeqwen-sync")
+        self._syncs: list[Future[None]] = []
         self.size = 0
 
     def write(self, data: bytes | npt.NDArray[np.uint8]) -> None:
@@ -49,12 +58,26 @@ class HashedFile:
         if not np.array_equal(piece.view(word), back.view(word)):
             raise ArtifactError(f"{self._path}: the disk gave back other bytes than were written at {self.size}")
         self._hash.update(back.data)
+        if self.size // _SYNC_BYTES != (self.size + piece.size) // _SYNC_BYTES:
+            self._syncs.append(self._syncer.submit(_sync_data, self._file.fileno()))
         self.size += piece.size
 
-    def close(self) -> str:
-        """Give the sha256 of all bytes, in hexadecimal."""
-        self._reader.close()
+    def finish(self) -> str:
+        """Give the sha256 of all bytes, in hexadecimal; OSError when some did not reach the disk."""
+        for sync in self._syncs:
+            sync.result()  # the system tells an error once, to the sync that meets it
         return self._hash.hexdigest()
+
+    def close(self) -> None:
+        """Let go of the file, which stays open for its owner."""
+        self._syncer.shutdown(wait=True, cancel_futures=True)
+        self._reader.close()
+
+
+def _sync_data(handle: int) -> None:
+    """Bring data to the disk, where the system can do it apart from the rest."""
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(handle)
 
 
 def _drain(call: Callable[[memoryview], int | None], view: memoryview) -> None:

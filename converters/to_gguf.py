@@ -6,7 +6,6 @@ It knows neither the checkpoint's container nor what makes a chat template known
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import threading
@@ -14,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -191,9 +191,9 @@ def _write_weights(
     try:
         target.write(layout.header)
         pool.each(jobs, take)
+        return target.finish()
     finally:
-        digest = target.close()
-    return digest
+        target.close()
 
 
 def _jobs(layout: Layout, sources: Mapping[str, str]) -> Iterator[_Job]:
@@ -249,7 +249,7 @@ def _manifest(checkpoint: Checkpoint, writer: ArtifactWriter, weights: Format, *
         context_length=checkpoint.shape.max_position_embeddings,
         sampling=_sampling(checkpoint.generation_config),
         source=_source(checkpoint),
-        versions={"llama-cpp-python": importlib.metadata.version("llama-cpp-python")},
+        versions={"llama-cpp-python": version("llama-cpp-python")},
         files=dict(writer.files),
     )
 

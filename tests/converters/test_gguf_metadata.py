@@ -12,10 +12,10 @@ from converters.gguf_metadata import header_fields
 from converters.model_name import make_title, size_label, split_name
 
 WORDS = (
-    "Qwen3 qwen2.5 0.6B 1.7b 7B A3B 8x7B 128K 1M small large Instruct chat v1 2 1.5 iter3 Q4_K_M bf16 Base Coder "
-    "Thinking 2507 lora 7b1 GGUF Math x 3_5B"
-).split()
-names = st.builds("-".join, st.lists(st.sampled_from(["", *WORDS]), min_size=1, max_size=6))
+    *("", "Qwen3", "qwen2.5", "0.6B", "1.7b", "7B", "A3B", "8x7B", "128K", "1M", "small", "large", "Instruct", "chat"),
+    *("v1", "2", "1.5", "iter3", "Q4_K_M", "bf16", "Base", "Coder", "Thinking", "2507", "lora", "7b1", "Math", "3_5B"),
+)
+names = st.builds("-".join, st.lists(st.sampled_from(WORDS), min_size=1, max_size=6))
 
 
 @settings(max_examples=300, deadline=None)

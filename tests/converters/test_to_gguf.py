@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import math
+import os
 import threading
 
 import gguf
@@ -255,5 +257,16 @@ def test_a_disk_that_gives_back_other_bytes_is_found(sources, tmp_path, monkeypa
 
     monkeypatch.setattr(stream, "_drain", flaky)
     with pytest.raises(ArtifactError, match="other bytes"):
+        convert(sources["qwen3"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_fails_in_the_background_is_told(sources, tmp_path, monkeypatch) -> None:
+    def fail(handle: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(stream, "_SYNC_BYTES", 1 << 16)
+    monkeypatch.setattr(stream, "_sync_data", fail)
+    with pytest.raises(ArtifactError, match=f"cannot be written: {os.strerror(errno.EIO)}"):
         convert(sources["qwen3"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
