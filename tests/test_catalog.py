@@ -1,0 +1,124 @@
+"""Names -> models on disk: what each kind of name becomes, and the whole way from a hub id to an answer."""
+
+import json
+
+import pytest
+from loopback_hub import MODEL, serving
+
+from edgeqwen import DownloadError, RequestError, TemplateError, load
+from edgeqwen.artifact import open_artifact
+from edgeqwen.catalog import NANO, artifact_name, cache_folder, convert, find, locate, model_name, type_name
+from edgeqwen.inspection import inspect
+
+CHECKPOINT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with serving({name: (NANO / name).read_bytes() for name in CHECKPOINT_FILES}) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.endpoint)
+        yield served
+
+
+def test_a_hub_id_is_converted_once_and_then_needs_no_network(hub, monkeypatch):
+    with load(MODEL, type="q8_0") as model:
+        assert model.card.name == "Qwen3-Tiny"
+        assert "Paris" in model.chat("What is the capital of France?", thinking=False, temperature=0.0).content
+    asked = len(hub.seen)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    folder = locate(MODEL, type="int8", offline=True)
+    assert folder.parent == cache_folder()
+    assert open_artifact(folder, verify="full").manifest.formats["gguf"].type == "Q8_0"
+    assert inspect(str(folder)).name == "Qwen3-Tiny"
+    assert len(hub.seen) == asked
+    with pytest.raises(DownloadError, match="offline"):
+        locate("Qwen/Other", offline=True)
+
+
+def test_convert_of_a_hub_id_equals_that_of_the_folder(hub, tmp_path):
+    del hub
+    remote = convert(MODEL, tmp_path / "remote", type="q4_0")
+    folder = tmp_path / "Qwen3-Tiny"
+    folder.mkdir()
+    for name in CHECKPOINT_FILES:
+        (folder / name).write_bytes((NANO / name).read_bytes())
+    local = convert(str(folder), tmp_path / "local", type="q4_0")
+    assert remote.sha256 == local.sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "no model"),
+        ("a/b/c", "no model"),
+        ("absent.gguf", "no model"),
+        ("../x", "no model"),
+        ("org/x.gguf", "no model"),
+    ],
+)
+def test_names_that_are_none(name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if name == "":
+        with pytest.raises(RequestError, match="not an artifact"):  # the current folder
+            locate(name)
+    else:
+        with pytest.raises(RequestError, match=words):
+            locate(name)
+
+
+def test_folders_are_named_after_model_and_type(tmp_path):
+    assert artifact_name(model_name("Qwen/Qwen3-0.6B"), type_name("int4")) == "qwen3-0.6b-q4_k_m"
+    assert artifact_name(model_name("nano"), type_name("Q8_0")) == "nano-q8_0"
+    (tmp_path / "My-Model").mkdir()
+    assert model_name(str(tmp_path / "My-Model")) == model_name(f"{tmp_path}/My-Model/") == "My-Model"
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    assert cache_folder() == tmp_path / "edgeqwen-home"
+    monkeypatch.delenv("EDGEQWEN_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert cache_folder() == tmp_path / "edgeqwen"
+
+
+def test_a_plain_file_knows_what_the_artifact_knows(nano_artifact):
+    folder = nano_artifact("q8_0")
+    (file,) = folder.glob("*.gguf")
+    one, other = find(folder), find(file)
+    assert (one.shape, one.end_ids, one.sampling, one.weights) == (
+        other.shape,
+        other.end_ids,
+        other.sampling,
+        other.weights,
+    )
+    assert one.template == other.template
+    assert one.tokenizer.added == other.tokenizer.added
+    text = "Plain 文字 and 123"
+    assert one.tokenizer.encode(text) == other.tokenizer.encode(text)
+
+
+def test_an_unknown_template_needs_trust_twice(tmp_path):
+    folder = tmp_path / "custom"
+    folder.mkdir()
+    for name in CHECKPOINT_FILES:
+        (folder / name).write_bytes((NANO / name).read_bytes())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{# mine #}" + settings["chat_template"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(TemplateError, match="--trust-template"):
+        convert(str(folder), tmp_path / "out", type="q8_0")
+    assert not (tmp_path / "out").exists()
+    report = convert(str(folder), tmp_path / "out", type="q8_0", trust_template=True)
+    assert "sandboxed" in inspect(str(report.path)).template
+    assert find(report.path).template.name.startswith("sandboxed")
+    (file,) = report.path.glob("*.gguf")
+    with pytest.raises(TemplateError, match="--trust-template"):
+        find(file)
+    with load(file, trust_template=True) as model:
+        assert "Paris" in model.chat("What is the capital of France?", thinking=False, temperature=0.0).content
