@@ -17,6 +17,7 @@ CUT = (
     "\n</think>\n\n"
 )
 CHUNK = 2048  # samples drawn together and sorted by length
+EARLY_CHUNKS = 6
 STRIDE = 16  # rows are padded to a multiple of this
 LONGEST = 720
 IGNORED = -100
@@ -98,7 +99,7 @@ class Batches:
         random = Random(f"{self.seed} {index}")
         rows: list[Row] = []
         while len(rows) < CHUNK:
-            row = encode(self.mixture.draw(random), self.renderer, random)
+            row = encode(self.mixture.draw(random, early=index < EARLY_CHUNKS), self.renderer, random)
             if len(row.ids) <= LONGEST:
                 rows.append(row)
         rows.sort(key=lambda row: len(row.ids))

@@ -53,28 +53,35 @@ class Mixture:
     def __init__(self, pieces: dict[str, int]) -> None:
         """Take the vocabulary of the tokenizer, for the words to spell."""
         self.vocabulary = Vocabulary.of(pieces)
-        makers: dict[Callable[[Random], Sample], float] = {
-            tools.tool_call: 32,
-            tools.tool_result: 8,
-            skills.addition: 14,
-            self.spelling: 15,
-            skills.extraction: 12,
-            skills.capital: 8,
-            dialogues.follow_up: 9,
-            skills.identity: 2,
-            skills.talk: 2,
-            skills.unknown: 3,
+        # weights in the first chunks, where copying is learned on short rows, and after
+        makers: dict[Callable[[Random], Sample], tuple[int, int]] = {
+            tools.tool_call: (5, 32),
+            tools.tool_result: (2, 8),
+            skills.addition: (20, 14),
+            self.spelling: (20, 16),
+            skills.extraction: (12, 12),
+            skills.capital: (8, 8),
+            dialogues.follow_up: (6, 9),
+            skills.identity: (2, 2),
+            skills.talk: (1, 2),
+            skills.unknown: (2, 3),
+            self.repetition: (40, 10),
         }
-        self.makers, self.weights = list(makers), list(makers.values())
+        self.makers = list(makers)
+        self.early, self.late = zip(*makers.values(), strict=True)
 
     def spelling(self, random: Random) -> Sample:
         """Return a request to spell a word."""
         return skills.spelling(random, self.vocabulary.word(random))
 
-    def draw(self, random: Random) -> Sample:
+    def repetition(self, random: Random) -> Sample:
+        """Return texts to say again."""
+        return skills.repetition(random, self.vocabulary.first + words.NAMES)
+
+    def draw(self, random: Random, *, early: bool = False) -> Sample:
         """Return a sample of the training part."""
         while True:
-            sample = random.choices(self.makers, self.weights)[0](random)
+            sample = random.choices(self.makers, self.early if early else self.late)[0](random)
             if not sample.held_out:
                 return self.vary(random, sample)
 

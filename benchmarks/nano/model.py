@@ -115,9 +115,11 @@ class Nano(nn.Module):
         """Draw the weights from torch's seed."""
         super().__init__()
         self.shape = shape
-        self.embedding = nn.Parameter(torch.randn(shape.vocab_size, shape.hidden_size) * 0.02)
+        # large against what the layers add, so that each token stays itself; the last norm makes up for it in the head
+        self.embedding = nn.Parameter(torch.randn(shape.vocab_size, shape.hidden_size) * 0.5)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))
         self.norm = Norm(shape.hidden_size, shape.rms_norm_eps)
+        nn.init.constant_(self.norm.weight, 0.04)
         half = shape.head_dim // 2
         frequencies = shape.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
         angles = torch.arange(shape.max_position_embeddings, dtype=torch.float64)[:, None] * frequencies

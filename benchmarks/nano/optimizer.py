@@ -28,15 +28,19 @@ def orthogonal(stack: Tensor) -> Tensor:
 class Optimizer:
     """Steps a `Nano`; its state is plain tensors."""
 
-    def __init__(self, model: Nano, *, matrix_rate: float, vector_rate: float, decay: float) -> None:
+    def __init__(
+        self, model: Nano, *, matrix_rate: float, embedding_rate: float, norm_rate: float, decay: float
+    ) -> None:
         """Sort the parameters: matrices of the layers by shape, all else to Adam."""
         self.matrix_rate, self.decay = matrix_rate, decay
-        names = [name for name, _ in model.named_parameters()]
         self.parameters = dict(model.named_parameters())
-        self.matrices = [name for name in names if name.endswith((".qkv", ".o", ".gate_up", ".down"))]
-        rest = [self.parameters[name] for name in names if name not in self.matrices]
-        self.adam = torch.optim.AdamW(rest, lr=vector_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-        self.vector_rate = vector_rate
+        self.matrices = [name for name in self.parameters if name.endswith((".qkv", ".o", ".gate_up", ".down"))]
+        norms = [weight for name, weight in self.parameters.items() if name.endswith("norm.weight")]
+        groups = [
+            {"params": [model.embedding], "rate": embedding_rate},
+            {"params": norms, "rate": norm_rate},
+        ]
+        self.adam = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         self.momentum = {name: torch.zeros_like(self.parameters[name]) for name in self.matrices}
         layer = model.layers[0]
         self.sizes = {"qkv": layer.sizes, "gate_up": (model.shape.intermediate_size,) * 2}
@@ -50,7 +54,7 @@ class Optimizer:
     def step(self, scale: float) -> None:
         """Update all parameters at `scale` times the rate, and forget the gradients."""
         for group in self.adam.param_groups:
-            group["lr"] = self.vector_rate * scale
+            group["lr"] = group["rate"] * scale
         self.adam.step()
         self.adam.zero_grad()
         stacks: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from . import words
-from .sample import Sample, user
+from .sample import Sample, assistant, user
 
 CHINESE_SHARE = 0.25
 ADD = (
@@ -45,6 +45,7 @@ SPELL = (
     "Spell the word {} letter by letter.",
 )
 SPELL_ZH = ("请拼写 {} 。", "拼写单词 {} 。", "单词 {} 怎么拼写?")
+REPEAT = ("Repeat: {}", "Say: {}", "Repeat after me: {}", "Copy this: {}", "重复: {}")
 WHO = (
     "Who are you?",
     "What are you?",
@@ -216,6 +217,21 @@ def spelling(random: Random, word: str) -> Sample:
     text = one_of(random, SPELL_ZH if chinese else SPELL).format(word)
     thinking = f"The word is {word}. Its letters are {' '.join(word)}."
     return Sample("spelling", (user(text),), thinking, "-".join(word), word)
+
+
+def repetition(random: Random, pieces: tuple[str, ...]) -> Sample:
+    """Return texts without sense to say again; nothing teaches copying sooner."""
+    turns: list[str] = []
+    for _ in range(random.randint(1, 3)):
+        parts = [
+            str(random.randrange(10 ** random.randint(1, 7))) if random.random() < 0.3 else one_of(random, pieces)
+            for _ in range(random.randint(1, 12))
+        ]
+        turns.append(one_of(random, (" ", " ", "")).join(parts))
+    chat: list[dict[str, Any]] = []
+    for text in turns:
+        chat += [user(one_of(random, REPEAT).format(text)), assistant(text)]
+    return Sample("repetition", tuple(chat[:-1]), "I say it again.", turns[-1], turns[-1])
 
 
 def listed(names: list[str], *, chinese: bool) -> str:

@@ -36,8 +36,9 @@ class Plan:
     parts: int
     seed: int
     warmup_steps: int = 50
-    matrix_rate: float = 0.02
-    vector_rate: float = 0.003
+    matrix_rate: float = 0.01
+    embedding_rate: float = 0.03
+    norm_rate: float = 0.005
     decay: float = 0.02
 
     def scale(self, step: int) -> float:
@@ -60,7 +61,11 @@ class Training:
         self.batches = Batches(Mixture(renderer.tokenizer.get_vocab()), renderer, plan.seed, PART)
         self.model = Nano(Shape())
         self.optimizer = Optimizer(
-            self.model, matrix_rate=plan.matrix_rate, vector_rate=plan.vector_rate, decay=plan.decay
+            self.model,
+            matrix_rate=plan.matrix_rate,
+            embedding_rate=plan.embedding_rate,
+            norm_rate=plan.norm_rate,
+            decay=plan.decay,
         )
         self.step, self.chunk, self.position, self.tokens = 0, 0, 0, 0
         self.queue = self.batches.chunk(0)
@@ -139,7 +144,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--decay-steps", type=int, default=800, help="the last steps, at a falling rate")
     parser.add_argument("--rounded-steps", type=int, default=800, help="the last steps, on 4-bit weights")
-    parser.add_argument("--parts", type=int, default=3, help=f"forward passes of {PART} tokens a step")
+    parser.add_argument("--parts", type=int, default=2, help=f"forward passes of {PART} tokens a step")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--resume", action="store_true", help="go on from state.pt")
