@@ -16,8 +16,8 @@ lint: .venv/.dev
 	$(BIN)/mypy
 
 # The tools that the `peers` tests compare with: see benchmarks/peers.sh.
-peers:
-	bash benchmarks/peers.sh build/peers
+peers: .venv/.python
+	bash benchmarks/peers.sh build/peers llama-quantize llama-bench
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

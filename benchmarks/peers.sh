@@ -9,7 +9,8 @@
 set -euo pipefail
 dir=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
-targets=("${@:-llama-quantize llama-bench llama-server}")
+targets=("$@")
+[ "${#targets[@]}" -gt 0 ] || targets=(llama-quantize llama-bench llama-server)
 version=0.3.36
 cd "$dir"
 if [ ! -d llama.cpp ]; then
@@ -22,7 +23,7 @@ if [ ! -x venv/bin/python ]; then
   venv/bin/python -m pip install --quiet cmake ninja torch==2.13.0 "transformers>=4.57,<6" gguf==0.19.0 sentencepiece protobuf
 fi
 missing=()
-for target in ${targets[*]}; do [ -x "build/bin/$target" ] || missing+=("$target"); done
+for target in "${targets[@]}"; do [ -x "build/bin/$target" ] || missing+=("$target"); done
 if [ "${#missing[@]}" -gt 0 ]; then
   PATH="$dir/venv/bin:$PATH" cmake -S llama.cpp -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_WEBUI=OFF >build.log 2>&1
