@@ -63,8 +63,7 @@ def _general(checkpoint: Checkpoint) -> Iterator[Field]:
     yield Field("general.architecture", "str", checkpoint.shape.architecture)
     yield Field("general.type", "str", "model")
     for key, target, kind in _SAMPLING:
-        value = checkpoint.generation_config.get(key)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if (value := checkpoint.generation_config.get(key)) is not None:  # bounded by the checkpoint's reader
             yield Field(f"general.sampling.{target}", kind, int(value) if kind == "i32" else value)
     parameters = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
     for key, text in _names(checkpoint, parameters).items():

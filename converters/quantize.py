@@ -139,7 +139,9 @@ class RowQuantizer:
             type_id, floats.ctypes.data, out.ctypes.data, 0, rows.shape[0], rows.shape[1], None
         )
         if written != out.nbytes or not self._ggml.ggml_validate_row_data(type_id, out.ctypes.data, out.nbytes):
-            raise EngineError(f"ggml wrote {written} of {out.nbytes} bytes or a scale that is not finite as {kind}")
+            raise EngineError(
+                f"a weight is too large for {kind} ({written} of {out.nbytes} bytes written): take bf16 or f32"
+            )
 
     def _as_float32(self, rows: npt.NDArray[Any], source: str) -> npt.NDArray[np.float32]:
         """Widen [n, n_in] into the scratch; float32 is given back as it is."""

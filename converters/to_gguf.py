@@ -5,29 +5,26 @@ It knows neither the checkpoint's container nor what makes a chat template known
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from converters.architectures import expected_tensors
 from converters.checkpoint import find_nonfinite
+from converters.describe import describe
 from converters.gguf_metadata import header_fields
 from converters.gguf_writer import plan_layout
 from converters.mixture import FILE_TYPES, choose_types, find_file_type
 from converters.quantize import RowQuantizer, load_ggml
-from converters.source_file import read_file
 from converters.stream import HashedFile, OrderedPool
 from converters.verify import verify_file
-from edgeqwen.artifact import ArtifactWriter, Format, Manifest, Source, SourceFile
-from edgeqwen.errors import CheckpointError, RequestError, TemplateError
+from edgeqwen.artifact import ArtifactWriter, Format
+from edgeqwen.errors import CheckpointError, EngineError, RequestError, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,9 +40,6 @@ Progress = Callable[[int, int, str], None]  # bytes written, bytes in all, what 
 
 _JOB_ELEMENTS: Final = 1 << 19  # of one job on a thread: 10 to 50 ms
 _JSON_BYTES: Final = 64 << 10  # manifest and measured.json, at most
-_SAMPLING: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty")
-_HASHED: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
-_MAX_CONFIG_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +110,8 @@ def convert_to_gguf(
         clock.lap("verify")
         model = writer.seal(draft, digest)
         clock.lap("sync")
-        manifest = _manifest(
-            checkpoint, writer, Format(model, file_type), trusted=not template_known and trust_template
+        manifest = describe(
+            checkpoint, writer, {"gguf": Format(model, file_type)}, trusted=not template_known and trust_template
         )
         seconds = clock.finish()
         counts = dict(Counter(tensor.type for tensor in layout.tensors))
@@ -164,7 +158,11 @@ def _plan(checkpoint: Checkpoint, file_type: str) -> tuple[Layout, dict[str, str
     shapes = dict(expected.values())
     types = choose_types(shapes, file_type)
     fields = header_fields(checkpoint, FILE_TYPES[file_type].id)
-    layout = plan_layout(fields, [(name, kind, shapes[name]) for name, kind in types.items()])
+    try:
+        checkpoint.name.encode()
+        layout = plan_layout(fields, [(name, kind, shapes[name]) for name, kind in types.items()])
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"{checkpoint.path}: a text in it, {error.object!r:.60}, is no valid Unicode") from None
     return layout, {gguf: hf for hf, (gguf, _) in expected.items()}
 
 
@@ -224,62 +222,13 @@ class _Quantizing:
             )
         if not hasattr(self._local, "quantizer"):
             self._local.quantizer = RowQuantizer()
-        self._local.quantizer.quantize(
-            rows.reshape(1, -1) if rows.ndim == 1 else rows, job.tensor.type, buffer[: job.nbytes]
-        )
-
-
-def _manifest(checkpoint: Checkpoint, writer: ArtifactWriter, weights: Format, *, trusted: bool) -> Manifest:
-    """Add the payloads beside the weights and say what the artifact is."""
-    tokenizer = writer.add("tokenizer", "json", checkpoint.tokenizer_json)
-    config = json.dumps(checkpoint.tokenizer_config, ensure_ascii=False, indent=1, sort_keys=True)
-    template = checkpoint.chat_template
-    special = {token["content"]: token["id"] for token in checkpoint.tokenizer.data["added_tokens"]}
-    return Manifest(
-        name=checkpoint.name,
-        architecture=checkpoint.shape.architecture,
-        shape=checkpoint.shape,
-        formats={"gguf": weights},
-        tokenizer=tokenizer,
-        tokenizer_config=writer.add("tokenizer_config", "json", config.encode()),
-        chat_template=None if template is None else writer.add("chat_template", "jinja", template.encode()),
-        trusted_template=trusted,
-        end_ids=_end_ids(checkpoint, special),
-        special_ids=special,
-        context_length=checkpoint.shape.max_position_embeddings,
-        sampling=_sampling(checkpoint.generation_config),
-        source=_source(checkpoint),
-        versions={"llama-cpp-python": version("llama-cpp-python")},
-        files=dict(writer.files),
-    )
-
-
-def _end_ids(checkpoint: Checkpoint, special: Mapping[str, int]) -> tuple[int, ...]:
-    """Any of these ends an answer: those of generation_config.json, else of config.json, and the tokenizer's own."""
-    named = checkpoint.generation_config.get("eos_token_id", checkpoint.config.get("eos_token_id"))
-    ids = list(named) if isinstance(named, list) else [named]
-    entry = checkpoint.tokenizer_config.get("eos_token")
-    ids.append(special.get(entry.get("content", "") if isinstance(entry, dict) else str(entry)))
-    found = tuple(dict.fromkeys(number for number in ids if isinstance(number, int)))
-    if not found:
-        raise CheckpointError(f"{checkpoint.path} names no eos token; generation_config.json wants an eos_token_id")
-    return found
-
-
-def _sampling(generation_config: Mapping[str, Any]) -> dict[str, float]:
-    found = {key: generation_config.get(key) for key in _SAMPLING}
-    return {key: float(value) for key, value in found.items() if isinstance(value, (int, float))}
-
-
-def _source(checkpoint: Checkpoint) -> Source:
-    """List the files that were read; weights by size only, their hash would cost a pass of its own."""
-    files = {path.name: SourceFile(path.stat().st_size, None) for path in {t.path for t in checkpoint.tensors.values()}}
-    small = {"tokenizer.json": checkpoint.tokenizer_json}
-    for name in _HASHED:
-        if (checkpoint.path / name).exists():
-            small[name] = read_file(checkpoint.path, name, _MAX_CONFIG_BYTES)
-    files |= {name: SourceFile(len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in small.items()}
-    return Source(checkpoint.name, files)
+        matrix = rows.reshape(1, -1) if rows.ndim == 1 else rows
+        try:
+            self._local.quantizer.quantize(matrix, job.tensor.type, buffer[: job.nbytes])
+        except EngineError as error:
+            raise CheckpointError(
+                f"{self._checkpoint.path}: {job.source}, rows {job.start} to {job.stop - 1}: {error}"
+            ) from None
 
 
 def _physical_cores() -> int:

@@ -184,6 +184,26 @@ def test_a_bias_that_is_not_finite_is_named(make_checkpoint, tmp_path) -> None:
         convert(folder, tmp_path / "out")
 
 
+def test_a_weight_that_a_type_cannot_hold_is_named(make_checkpoint, tmp_path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    large = np.full((512, 256), 1e10, np.float32)
+    folder = make_checkpoint(tmp_path / "in", tensors={name: large})
+    with pytest.raises(CheckpointError, match=rf"{name}, rows 0 to 511: a weight is too large for Q8_0"):
+        convert(folder, tmp_path / "out")
+    convert(folder, tmp_path / "out", type="bf16")
+    assert open_artifact(tmp_path / "out", verify="full")
+
+
+def test_texts_that_are_no_unicode_are_refused(make_checkpoint, tmp_path) -> None:
+    folder = make_checkpoint(tmp_path / "in")
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8")) | {"chat_template": "\ud800"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError):
+        convert(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_error_keeps_the_old_artifact(sources, make_checkpoint, tmp_path) -> None:
     convert(sources["qwen3"], tmp_path / "out")
     old = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
