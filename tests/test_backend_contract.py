@@ -43,7 +43,7 @@ def make(request, nano_artifact):
         made.append({"scripted": scripted, "llamacpp": llamacpp}[request.param]())
         return made[-1]
 
-    fresh.tolerance = {"scripted": 0.0, "llamacpp": 2e-3}[request.param]
+    fresh.tolerance = {"scripted": 0.0, "llamacpp": 1e-4}[request.param]
     yield fresh
     for backend in made:
         backend.close()

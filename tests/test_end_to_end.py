@@ -28,7 +28,7 @@ def chosen():
 
 @pytest.fixture(scope="module", params=KINDS)
 def model(request, nano_artifact):
-    with load(nano_artifact(request.param), threads=2, context_length=1024) as loaded:
+    with load(nano_artifact(request.param), threads=2, context_length=1024, kv_type="f32") as loaded:
         yield loaded
 
 
