@@ -27,14 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "convert.json"
 ONE_STEP = {"q8_0": "q8_0", "f16": "f16", "bf16": "bf16", "f32": "f32"}  # what convert_hf_to_gguf writes by itself
 SAMPLE_S = 0.01
-OURS = """
-import sys
-from pathlib import Path
-from converters.checkpoint import open_checkpoint
-from converters.to_gguf import convert_to_gguf
-with open_checkpoint(Path(sys.argv[1])) as checkpoint:
-    convert_to_gguf(checkpoint, Path(sys.argv[2]), type=sys.argv[3])
-"""
+EDGEQWEN = (sys.executable, "-c", "from edgeqwen.cli import main; main()")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +94,7 @@ def warm(checkpoint: Path) -> None:
 def run_ours(kind: str, checkpoint: Path, scratch: Path) -> Run:
     """Convert with edgeqwen, hashing and verification included."""
     out = scratch / "ours"
-    wall, peak = watch([sys.executable, "-c", OURS, checkpoint, out, kind])
+    wall, peak = watch([*EDGEQWEN, "convert", checkpoint, "--type", kind, "--out", out])
     size = next(out.glob("*.gguf")).stat().st_size
     shutil.rmtree(out)
     return Run(wall, peak, size)

@@ -5,7 +5,6 @@ It knows neither the checkpoint's container nor what makes a chat template known
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from converters.quantize import RowQuantizer, load_ggml
 from converters.stream import HashedFile, OrderedPool
 from converters.verify import verify_file
 from edgeqwen.artifact import ArtifactWriter, Format
+from edgeqwen.device import physical_cores
 from edgeqwen.errors import CheckpointError, EngineError, RequestError, TemplateError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def convert_to_gguf(
     """
     clock = _Clock()
     file_type = find_file_type(type)
-    workers = threads if threads is not None else _physical_cores()
+    workers = threads if threads is not None else physical_cores()
     if workers < 1:
         raise RequestError(f"threads is {workers}; at least 1 is needed")
     if checkpoint.chat_template is not None and not template_known and not trust_template:
@@ -229,15 +229,3 @@ class _Quantizing:
             raise CheckpointError(
                 f"{self._checkpoint.path}: {job.source}, rows {job.start} to {job.stop - 1}: {error}"
             ) from None
-
-
-def _physical_cores() -> int:
-    """Count the cores this process may use; siblings of one core gain nothing here."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    cpus = os.sched_getaffinity(0)
-    siblings = [Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in cpus]
-    try:
-        return len({path.read_text() for path in siblings})
-    except OSError:
-        return len(cpus)
