@@ -7,7 +7,7 @@ import json
 import queue
 import sys
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
@@ -27,10 +27,10 @@ class Stopped(Exception):  # noqa: N818 - not an error: the user's wish
         self.deltas = deltas
 
 
-def interruptible(model: Model, deltas: Generator[Delta]) -> Iterator[Delta]:
-    """The same deltas, computed on another thread: a native call cannot see Ctrl-C, the thread that waits can.
+def play(model: Model, deltas: Generator[Delta], show: Callable[[Delta], None]) -> list[Delta]:
+    """Show every delta as it comes; returns them all. Stopped on Ctrl-C, when the engine has come to rest.
 
-    On Ctrl-C the running call is stopped, and Stopped is raised when the engine has come to rest.
+    They are computed on another thread: a native call cannot see Ctrl-C, the thread that waits can.
     """
     arrived: queue.SimpleQueue[Delta | BaseException | None] = queue.SimpleQueue()
     leave = threading.Event()
@@ -47,19 +47,21 @@ def interruptible(model: Model, deltas: Generator[Delta]) -> Iterator[Delta]:
 
     seen: list[Delta] = []
     worker = threading.Thread(target=compute, name="answer", daemon=True)
-    worker.start()
     try:
+        worker.start()
         while (item := arrived.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             seen.append(item)
-            yield item
+            show(item)
     except KeyboardInterrupt:
+        leave.set()
         model.interrupt()
         raise Stopped(seen) from None
     finally:
         leave.set()
         worker.join()
+    return seen
 
 
 class Printer:

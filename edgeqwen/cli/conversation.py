@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeqwen.cli.answer import Printer, Stopped, interruptible, note, summary
+from edgeqwen.cli.answer import Printer, Stopped, note, play, summary
 from edgeqwen.errors import ContextOverflowError, EdgeqwenError
 from edgeqwen.model import fold
 from edgeqwen.types import Message
@@ -88,10 +88,8 @@ class Conversation:
         asked = Message("user", text)
         self._history.append(asked)
         try:
-            deltas = []
-            for delta in interruptible(self._model, self._model.stream(self._messages(), **self._settings)):
-                deltas.append(delta)
-                printer.show(delta)
+            stream = self._model.stream(self._messages(), **self._settings)
+            deltas = play(self._model, stream, printer.show)
             printer.end()
             completion = fold(deltas)
             note(summary(completion))

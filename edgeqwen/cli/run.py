@@ -112,7 +112,7 @@ def _tools(path: Path | None) -> list[dict[str, Any]]:
 
 
 def _answer(model: Model, prompt: str, options: dict[str, Any]) -> None:
-    from edgeqwen.cli.answer import Printer, Stopped, as_json, interruptible, note, summary
+    from edgeqwen.cli.answer import Printer, Stopped, as_json, note, play, summary
     from edgeqwen.model import fold
 
     messages = [{"role": "user", "content": prompt}]
@@ -120,12 +120,9 @@ def _answer(model: Model, prompt: str, options: dict[str, Any]) -> None:
         messages.insert(0, {"role": "system", "content": options["system"]})
     stream = model.stream(messages, tools=_tools(options["tools"]), **_generation(options))
     printer = Printer(show_thinking=not options["hide_thinking"])
-    deltas = []
+    show = (lambda _: None) if options["as_json"] else printer.show
     try:
-        for delta in interruptible(model, stream):
-            deltas.append(delta)
-            if not options["as_json"]:
-                printer.show(delta)
+        deltas = play(model, stream, show)
     except Stopped:
         printer.end()
         raise KeyboardInterrupt from None
