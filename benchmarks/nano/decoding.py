@@ -9,7 +9,7 @@ from .model import Cache, Nano
 from .tokenizer import Renderer
 
 ROWS = 32
-LONGEST_ANSWER = 200
+LONGEST_ANSWER = 160
 
 
 @torch.inference_mode()

@@ -117,4 +117,5 @@ def write(model: Nano, renderer: Renderer, folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     temporary = folder / "model.safetensors.tmp"
     save_file(to_checkpoint(model), temporary, metadata={"format": "pt"})
+    temporary.chmod(0o644)
     temporary.replace(folder / "model.safetensors")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
+
+from tokenizers import Tokenizer
 
 from . import dialogues, skills, tools, words
-from .sample import Sample, user
+from .sample import Sample, assistant, user
 
 SYSTEM = (
     "You are a helpful assistant.",
@@ -23,56 +26,71 @@ FULL_WIDTH = str.maketrans({",": "\uff0c", "?": "\uff1f", "!": "\uff01", ":": "\
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the spelling skill takes its words from: pieces a word begins with, and pieces it goes on with."""
+    """What the spelling skill takes its words from: pieces a word begins with, and pieces it goes on with.
+
+    Half the time they are pieces of the nouns: a noun that is held out is made of pieces that are not.
+    """
 
     first: tuple[str, ...]
     later: tuple[str, ...]
+    noun_first: tuple[str, ...]
+    noun_later: tuple[str, ...]
 
     @classmethod
-    def of(cls, pieces: dict[str, int]) -> Vocabulary:
-        """Return the lower-case pieces of a byte-level vocabulary (`Ġ` stands for the space)."""
+    def of(cls, pieces: dict[str, int], cut: Callable[[str], list[str]]) -> Vocabulary:
+        """Return the lower-case pieces of a byte-level vocabulary (`Ġ` stands for the space); `cut` gives a text's."""
         plain = sorted(piece for piece in pieces if piece.isascii() and piece.isalpha() and piece.islower())
         spaced = sorted(piece[1:] for piece in pieces if piece[:1] == "Ġ" and piece[1:].isascii())
         first = [piece for piece in spaced if piece.isalpha() and piece.islower()]
-        return cls(tuple(first), tuple(piece for piece in plain if len(piece) < 6))
+        nouns = [cut(f" {noun}") for noun in words.NOUNS]
+        noun_first = sorted({noun[0][1:] for noun in nouns})
+        noun_later = sorted({piece for noun in nouns for piece in noun[1:]})
+        later = tuple(piece for piece in plain if len(piece) < 6)
+        return cls(tuple(first), later, tuple(noun_first), tuple(noun_later))
 
     def word(self, random: Random) -> str:
         """Return a noun, a piece, or pieces put together."""
-        kind = random.random()
-        if kind < 0.3:
+        if random.random() < 0.4:
             return skills.one_of(random, words.NOUNS)
-        word = str(skills.one_of(random, self.first))
+        nouns = random.random() < 0.5
+        word = str(skills.one_of(random, self.noun_first if nouns else self.first))
         for _ in range(random.choices((0, 1, 2), (3, 5, 2))[0]):
-            word += skills.one_of(random, self.later)
+            word += skills.one_of(random, self.noun_later if nouns else self.later)
         return word if 2 < len(word) < 13 else self.word(random)
 
 
 class Mixture:
     """Draws samples: the skills by weight, the variations by chance."""
 
-    def __init__(self, pieces: dict[str, int]) -> None:
-        """Take the vocabulary of the tokenizer, for the words to spell."""
-        self.vocabulary = Vocabulary.of(pieces)
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Take the tokenizer, for the words to spell."""
+        self.vocabulary = Vocabulary.of(tokenizer.get_vocab(), lambda text: tokenizer.encode(text).tokens)
         # weights in the first chunks, where copying is learned on short rows, and after
         makers: dict[Callable[[Random], Sample], tuple[int, int]] = {
-            tools.tool_call: (5, 32),
-            tools.tool_result: (2, 8),
-            skills.addition: (20, 14),
-            self.spelling: (20, 16),
-            skills.extraction: (12, 12),
-            skills.capital: (8, 8),
-            dialogues.follow_up: (6, 9),
-            skills.identity: (2, 2),
-            skills.talk: (1, 2),
-            skills.unknown: (2, 3),
-            self.repetition: (40, 10),
+            tools.tool_call: (5, 24),
+            tools.tool_result: (2, 6),
+            skills.addition: (20, 30),
+            self.spelling: (30, 70),
+            skills.extraction: (12, 25),
+            skills.capital: (8, 25),
+            dialogues.follow_up: (6, 20),
+            skills.identity: (2, 3),
+            skills.talk: (1, 3),
+            skills.unknown: (2, 5),
+            self.repetition: (40, 15),
         }
         self.makers = list(makers)
         self.early, self.late = zip(*makers.values(), strict=True)
 
     def spelling(self, random: Random) -> Sample:
-        """Return a request to spell a word."""
-        return skills.spelling(random, self.vocabulary.word(random))
+        """Return a request to spell a word, often after other words: the letters of each piece must be seen."""
+        sample = skills.spelling(random, self.vocabulary.word(random))
+        chat: list[dict[str, Any]] = []
+        for _ in range(random.randrange(5)):
+            before = skills.spelling(random, self.vocabulary.word(random))
+            if not before.held_out:
+                chat += [*before.messages, assistant(before.content)]
+        return replace(sample, messages=(*chat, *sample.messages))
 
     def repetition(self, random: Random) -> Sample:
         """Return texts to say again."""

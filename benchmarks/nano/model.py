@@ -101,8 +101,14 @@ class Layer(nn.Module):
         value = value.transpose(1, 2)
         if cache is not None:
             key, value = cache.extend(key, value)
-        key, value = (part.repeat_interleave(self.heads // self.kv_heads, 1) for part in (key, value))
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        group = self.heads // self.kv_heads
+        if mask is None:
+            key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:  # the query heads of one key head side by side, so that the cache is not copied
+            query = query.reshape(rows, self.kv_heads, group * length, self.head_dim)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.repeat(1, 1, group, 1))
+            mixed = mixed.view(rows, self.heads, length, self.head_dim)
         x = x + F.linear(mixed.transpose(1, 2).reshape(rows, length, -1), self.o)
         gate, up = F.linear(self.post_norm(x), self.gate_up).chunk(2, -1)
         return x + F.linear(F.silu(gate) * up, self.down)

@@ -23,7 +23,7 @@ from .tokenizer import Renderer
 
 PART = 2048  # tokens a forward pass: small enough for the cache
 SAVE_SECONDS = 240
-LOG_STEPS = 10
+LOG_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Training:
         torch.manual_seed(plan.seed)
         self.folder, self.plan = folder, plan
         renderer = Renderer(tokenizer)
-        self.batches = Batches(Mixture(renderer.tokenizer.get_vocab()), renderer, plan.seed, PART)
+        self.batches = Batches(Mixture(renderer.tokenizer), renderer, plan.seed, PART)
         self.model = Nano(Shape())
         self.optimizer = Optimizer(
             self.model,
@@ -92,7 +92,7 @@ class Training:
 
     def part(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the next ids and targets."""
-        if self.position == len(self.queue):
+        if self.position >= len(self.queue):
             self.chunk, self.position = self.chunk + 1, 0
             self.queue = self.batches.chunk(self.chunk)
         self.position += 1
