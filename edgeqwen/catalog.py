@@ -115,11 +115,13 @@ def convert(
     folder = NANO if name == "nano" else Path(name).expanduser()
     if not folder.exists() and HUB_ID.fullmatch(name):
         folder = _download(name, revision=revision, offline=offline, progress=progress)
+    stage = f"converting {model_name(name)} to {type_name(type)}"
+    shown = (lambda done, total, _tensor: progress(done, total, stage)) if progress else None
     with open_checkpoint(folder, name=model_name(name)) as checkpoint:
         template = checkpoint.chat_template
         return convert_to_gguf(
             checkpoint, out, type=type, threads=threads, trust_template=trust_template,
-            template_known=template is None or is_known(template), progress=progress,
+            template_known=template is None or is_known(template), progress=shown,
         )  # fmt: skip
 
 
