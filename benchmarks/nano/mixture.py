@@ -28,7 +28,7 @@ FULL_WIDTH = str.maketrans({",": "\uff0c", "?": "\uff1f", "!": "\uff01", ":": "\
 class Vocabulary:
     """What the spelling skill takes its words from: pieces a word begins with, and pieces it goes on with.
 
-    Half the time they are pieces of the nouns: a noun that is held out is made of pieces that are not.
+    Mostly they are pieces of the nouns: a noun that is held out is made of pieces that are not.
     """
 
     first: tuple[str, ...]
@@ -52,7 +52,7 @@ class Vocabulary:
         """Return a noun, a piece, or pieces put together."""
         if random.random() < 0.4:
             return skills.one_of(random, words.NOUNS)
-        nouns = random.random() < 0.5
+        nouns = random.random() < 0.7
         word = str(skills.one_of(random, self.noun_first if nouns else self.first))
         for _ in range(random.choices((0, 1, 2), (3, 5, 2))[0]):
             word += skills.one_of(random, self.noun_later if nouns else self.later)
@@ -69,15 +69,15 @@ class Mixture:
         makers: dict[Callable[[Random], Sample], tuple[int, int]] = {
             tools.tool_call: (5, 24),
             tools.tool_result: (2, 6),
-            skills.addition: (20, 30),
-            self.spelling: (30, 70),
+            skills.addition: (20, 45),
+            self.spelling: (30, 95),
             skills.extraction: (12, 25),
-            skills.capital: (8, 25),
+            skills.capital: (8, 35),
             dialogues.follow_up: (6, 20),
-            skills.identity: (2, 3),
+            skills.identity: (2, 5),
             skills.talk: (1, 3),
             skills.unknown: (2, 5),
-            self.repetition: (40, 15),
+            self.repetition: (40, 8),
         }
         self.makers = list(makers)
         self.early, self.late = zip(*makers.values(), strict=True)

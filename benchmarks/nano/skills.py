@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from . import words
 from .sample import Sample, assistant, user
 
+Item = TypeVar("Item")
 CHINESE_SHARE = 0.25
 ADD = (
     "What is {a} + {b}?",
@@ -140,7 +141,7 @@ EXTRACT = (
 EXTRACT_ZH = ("提取{},输出JSON:{}", "用JSON给出{}:{}", "从句子中提取{},用JSON回答:{}")
 
 
-def one_of(random: Random, items: tuple[Any, ...]) -> Any:
+def one_of(random: Random, items: tuple[Item, ...]) -> Item:
     """Return one of the items, each as likely as the other."""
     return items[random.randrange(len(items))]
 

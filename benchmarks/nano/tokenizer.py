@@ -76,6 +76,8 @@ class Renderer:
 
     def prompt(self, messages: Any, tools: Any, *, thinking: bool) -> str:
         """Return the chat as the template renders it, up to where the answer begins."""
-        return self.template.render(
-            messages=messages, tools=list(tools) or None, add_generation_prompt=True, enable_thinking=thinking
+        return str(
+            self.template.render(
+                messages=messages, tools=list(tools) or None, add_generation_prompt=True, enable_thinking=thinking
+            )
         )
