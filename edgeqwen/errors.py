@@ -4,11 +4,13 @@ EdgeqwenError                 one line that says what was wrong, what was found,
 ├── RequestError              a message, a parameter or a name that cannot be used
 │   └── ContextOverflowError  prompt and context length, both counted
 ├── ArtifactError             an artifact or a GGUF file is damaged, hostile or of another version
+│   └── ArtifactBusyError     another run is writing it
 ├── CheckpointError           a checkpoint is damaged, hostile or of an unsupported kind
 ├── TemplateError             a chat template is unknown, not trusted or refuses the messages
 ├── DownloadError             a hub id could not be fetched
 └── EngineError               an inference engine failed
     ├── EngineMissingError    it is not installed; the message carries the pip line
+    ├── InterruptedForwardError  a step was stopped by Model.interrupt
     ├── NoRoomError           the KV cache is full
     └── MemoryShortError      what was asked would not fit into memory
 """
@@ -40,6 +42,10 @@ class ArtifactError(EdgeqwenError):
     """An artifact or a GGUF file is damaged, hostile or written for another version."""
 
 
+class ArtifactBusyError(ArtifactError):
+    """Another run is writing the artifact."""
+
+
 class CheckpointError(EdgeqwenError):
     """A checkpoint is damaged, hostile or of a kind that is not supported."""
 
@@ -58,6 +64,10 @@ class EngineError(EdgeqwenError):
 
 class EngineMissingError(EngineError):
     """The engine is not installed; the text carries the pip line that installs it."""
+
+
+class InterruptedForwardError(EngineError):
+    """A step was stopped by `interrupt`; the sequences are as long as before it."""
 
 
 class NoRoomError(EngineError):

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from edgeqwen.errors import ArtifactError
+from edgeqwen.errors import ArtifactBusyError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ else:
 
 
 class FolderLock:
-    """Held from construction to `release`; ArtifactError when another process has it."""
+    """Held from construction to `release`; ArtifactBusyError when another process has it."""
 
     NAME: Final = ".edgeqwen.lock"
 
@@ -38,7 +38,7 @@ class FolderLock:
                 _lock(self._handle)
             except OSError:
                 os.close(self._handle)
-                raise ArtifactError(
+                raise ArtifactBusyError(
                     f"{folder} is being written by another run: wait for it, or name another folder"
                 ) from None
             if self._is_current():

@@ -74,13 +74,16 @@ class MemoryNeed:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a model is loaded on a device, what that needs, and why it was chosen."""
+    """How a model is loaded on a device, what that needs, and why it was chosen.
 
+    Without `mmap` the file is read: weights that the engine lays out anew are then in memory once and not twice.
+    """
+
+    engine: str  # of edgeqwen.backends.BACKENDS
     context_length: int
     threads: int
     kv_type: str
     mmap: bool
-    repack: bool
     gpu_layers: int
     need: MemoryNeed
     reasons: tuple[str, ...]
@@ -99,16 +102,18 @@ def memory_need(
     machine: str,
     context_length: int,
     kv_type: str = "f16",
-    repack: bool = True,
+    mmap: bool = True,
     step_tokens: int = 512,
     step_rows: int = 32,
 ) -> MemoryNeed:
-    """Bytes that a model of this shape needs at a context length."""
+    """Bytes that a model of this shape needs at a context length, with a mapped file or one that is read."""
     widest = 2 * shape.intermediate_size + 2 * shape.hidden_size + 2 * shape.num_attention_heads * shape.head_dim
     compute = 4 * step_tokens * widest + 4 * 2 * step_rows * shape.vocab_size
+    if kv_type == "f32":  # no flash attention: the scores of a step stand in memory
+        compute += 4 * step_tokens * context_length * shape.num_attention_heads
     return MemoryNeed(
         weights_bytes=weights.total_bytes,
-        repacked_bytes=weights.repacked_bytes(machine) if repack else 0,
+        repacked_bytes=weights.repacked_bytes(machine) if mmap else 0,
         kv_bytes=context_length * kv_bytes_per_token(shape, kv_type),
         compute_bytes=compute,
     )
@@ -127,28 +132,25 @@ def plan(
     """Choose what the caller left open; MemoryShortError, before anything is loaded, if it cannot fit."""
     if kv_type not in KV_BYTES:
         raise RequestError(f"kv_type {kv_type!r} is not one of {', '.join(KV_BYTES)}")
-    if threads is not None and not 1 <= threads <= 1024:
-        raise RequestError(f"threads={threads} must be 1..1024; this machine has {device.physical_cores} fast cores")
+    whole_number("threads", threads, 1, 1024, f"; this machine has {device.physical_cores} fast cores")
+    whole_number("gpu_layers", gpu_layers, -1, 1 << 16)
     longest = shape.max_position_embeddings
     wanted = min(CONTEXT_DEFAULT, longest) if context_length is None else context_length
-    if not 16 <= wanted <= longest:
-        raise RequestError(f"context_length={wanted} must be 16..{longest}, what this model was made for")
+    whole_number("context_length", wanted, 16, longest, ", what this model was made for")
     reasons = [f"{threads or device.physical_cores} threads: " + ("as asked" if threads else "the fast physical cores")]
     room = None if device.memory_available_bytes is None else int(RESERVE * device.memory_available_bytes)
 
-    def need(*, repack: bool) -> MemoryNeed:
-        return memory_need(
-            shape, weights, machine=device.machine, context_length=wanted, kv_type=kv_type, repack=repack
-        )
+    def need(*, mmap: bool) -> MemoryNeed:
+        return memory_need(shape, weights, machine=device.machine, context_length=wanted, kv_type=kv_type, mmap=mmap)
 
-    repack = room is None or need(repack=True).total_bytes <= room
-    chosen = need(repack=repack)
-    if not repack:
-        reasons.append("weights are not repacked: they would be in memory twice, and it is short")
+    mmap = room is None or need(mmap=True).total_bytes <= room
+    chosen = need(mmap=mmap)
+    if not mmap:
+        reasons.append("the file is read, not mapped: its weights would be in memory twice, and that is short")
     if room is not None and chosen.total_bytes > room:
         raise MemoryShortError(_too_large(chosen, room, shape, kv_type, wanted))
     return Plan(
-        wanted, threads or device.physical_cores, kv_type, mmap=True, repack=repack, gpu_layers=gpu_layers,
+        "llamacpp", wanted, threads or device.physical_cores, kv_type, mmap=mmap, gpu_layers=gpu_layers,
         need=chosen, reasons=tuple(reasons),
     )  # fmt: skip
 
@@ -166,3 +168,9 @@ def _too_large(need: MemoryNeed, room: int, shape: ModelShape, kv_type: str, wan
         f"{need.kv_bytes // mib}, the rest {(need.compute_bytes + need.process_bytes) // mib}) "
         f"and {room // mib} MiB may be used: {hint}"
     )
+
+
+def whole_number(name: str, value: object, low: int, high: int, hint: str = "") -> None:
+    """RequestError unless `value` is None or a whole number from `low` to `high`."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high):
+        raise RequestError(f"{name}={value!r} must be a whole number, {low}..{high}{hint}")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from edgeqwen.backends import BACKENDS, backend_class
-from edgeqwen.backends.base import Chunk, InterruptedForwardError, Ledger
+from edgeqwen.backends.base import Chunk, Ledger
 from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings
 from edgeqwen.backends.scripted import ScriptedBackend
-from edgeqwen.errors import EngineError, NoRoomError
+from edgeqwen.errors import EngineError, InterruptedForwardError, NoRoomError
 
 CONTEXT, SEQUENCES, STEP = 256, 3, 64
 IDS = [int(i) for i in np.random.default_rng(7).integers(0, 4000, 200)]
@@ -184,6 +184,41 @@ def test_an_interrupted_step_leaves_the_sequences_as_they_were(backend, make, re
     backend.interrupt()
     backend.resume()
     backend.forward([Chunk(1, IDS[:4])])
+
+
+def test_an_exception_behind_the_native_call_leaves_the_sequences_as_they_were(backend, make, reference, monkeypatch):
+    """Ctrl-C is raised when the native call comes back."""
+    feed(backend, IDS[:30])
+    append = Ledger.append
+
+    def interrupted(self, sequence, ids):
+        append(self, sequence, ids[:5])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "append", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backend.forward([Chunk(0, IDS[30:60])])
+    backend.truncate(0, 30)
+    assert backend.length(0) == 30
+    np.testing.assert_allclose(feed(backend, IDS[30:60])[-1], reference[59], atol=make.tolerance)
+
+
+def test_a_closed_backend_says_so(make, tmp_path):
+    closed = make()
+    feed(closed, IDS[:5])
+    closed.close()
+    closed.close()
+    calls = (
+        lambda: closed.forward([Chunk(0, [1])]),
+        lambda: closed.truncate(0, 1),
+        lambda: closed.copy(0, 1, 1),
+        lambda: closed.save(0, tmp_path / "session"),
+        lambda: closed.load(1, tmp_path / "session", [1]),
+    )
+    for call in calls:
+        with pytest.raises(EngineError, match="closed"):
+            call()
 
 
 def test_native_time_is_counted(make):

@@ -30,12 +30,12 @@ def test_repacked_weights_depend_on_the_machine():
     assert Q4_0.repacked_bytes("riscv64") == 0
 
 
-def test_enough_memory_repacks_and_little_does_not():
+def test_weights_are_never_twice_in_short_memory():
     rich = plan(QWEN3_06B, Q4_0, device(8 * GIB))
-    assert (rich.context_length, rich.threads, rich.repack, rich.mmap) == (4096, 4, True, True)
-    need = memory_need(QWEN3_06B, Q4_0, machine="x86_64", context_length=4096, repack=False).total_bytes
+    assert (rich.context_length, rich.threads, rich.mmap) == (4096, 4, True)
+    need = memory_need(QWEN3_06B, Q4_0, machine="x86_64", context_length=4096, mmap=False).total_bytes
     poor = plan(QWEN3_06B, Q4_0, device(int(need / 0.9) + MIB))
-    assert not poor.repack
+    assert not poor.mmap
     assert poor.need.total_bytes == need
     assert "twice" in " ".join(poor.reasons)
 
@@ -52,15 +52,27 @@ def test_what_cannot_fit_is_refused_with_a_context_that_would():
 
 
 def test_unknown_memory_is_taken_as_enough():
-    assert plan(QWEN3_06B, Q4_0, device(None)).repack
+    assert plan(QWEN3_06B, Q4_0, device(None)).mmap
+
+
+def test_without_flash_attention_the_scores_count():
+    def compute(context, kv_type):
+        return memory_need(QWEN3_06B, Q4_0, machine="x86_64", context_length=context, kv_type=kv_type).compute_bytes
+
+    assert compute(4096, "f16") == compute(2048, "f16")
+    assert compute(4096, "f32") - compute(2048, "f32") == 64 * MIB
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"context_length": 8}, "16..40960"),
-        ({"context_length": 40961}, "16..40960"),
+        ({"context_length": 8}, "16[.][.]40960"),
+        ({"context_length": 40961}, "16[.][.]40960"),
         ({"threads": 0}, "threads=0"),
+        ({"threads": "2"}, "threads='2'"),
+        ({"threads": True}, "threads=True"),
+        ({"context_length": 100.5}, "100.5"),
+        ({"gpu_layers": -2}, "gpu_layers=-2"),
         ({"kv_type": "q2"}, "q8_0"),
     ],
 )

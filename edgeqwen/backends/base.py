@@ -79,11 +79,9 @@ class Backend(Protocol):
         """Forget an `interrupt` that found nothing to stop."""
         ...
 
-    def close(self) -> None: ...
-
-
-class InterruptedForwardError(EngineError):
-    """`forward` was stopped by `interrupt`; the sequences are as long as before it."""
+    def close(self) -> None:
+        """Free everything; calls after it are EngineErrors, but for another close."""
+        ...
 
 
 class Ledger:

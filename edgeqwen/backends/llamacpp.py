@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeqwen.backends.base import Chunk, InterruptedForwardError, Ledger, Logits, check_chunks
-from edgeqwen.errors import EngineError, EngineMissingError, NoRoomError
+from edgeqwen.backends.base import Chunk, Ledger, Logits, check_chunks
+from edgeqwen.errors import EngineError, EngineMissingError, InterruptedForwardError, NoRoomError
+from edgeqwen.plan import Plan
 
 PIP_LINE = "pip install 'edgeqwen[llama]'"
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml.h: enum ggml_type
@@ -31,8 +32,7 @@ class LlamaCppSettings:
     pool_tokens: int | None = None  # KV cells over all sequences; None: context_length for each
     kv_type: str = "f16"
     gpu_layers: int = 0  # -1: all
-    mmap: bool = True
-    repack: bool = True  # a second, faster layout of the weights; beside a mapped file they are in memory twice
+    mmap: bool = True  # weights that are laid out anew for speed stand beside the mapped file: in memory twice
     step_tokens: int = 512
     step_rows: int = 32  # bounds the logits buffer, which llama.cpp else reserves for every token of a step
 
@@ -51,7 +51,7 @@ class _Log:
     """llama.cpp's log: kept, not printed; its last warnings explain a failure."""
 
     def __init__(self) -> None:
-        self.lines: deque[str] = deque(maxlen=12)
+        self.lines: deque[str] = deque(maxlen=4)
         self.callback: Any = None
 
     def attach(self, llama: Any) -> None:
@@ -62,10 +62,10 @@ class _Log:
 
     def _receive(self, level: int, text: bytes, _user_data: object) -> None:
         if level in (3, 4):  # GGML_LOG_LEVEL_WARN, GGML_LOG_LEVEL_ERROR
-            self.lines.append(text.decode("utf-8", "replace").strip())
+            self.lines.append(" ".join(text.decode("utf-8", "replace").split()))
 
     def last_words(self) -> str:
-        return "; ".join(line for line in self.lines if line)[-500:] or "it gave no reason"
+        return "; ".join(line for line in self.lines if line) or "it gave no reason"
 
 
 _log = _Log()
@@ -104,11 +104,18 @@ class LlamaCppBackend:
         self._ledger = Ledger(settings.sequences)
         self._batch = _Batch(llama, settings.step_tokens)
 
+    @classmethod
+    def open(cls, path: Path, plan: Plan, progress: Callable[[float], None] | None = None) -> LlamaCppBackend:
+        """Load a file as it was planned."""
+        settings = LlamaCppSettings(
+            plan.context_length, plan.threads, kv_type=plan.kv_type, gpu_layers=plan.gpu_layers, mmap=plan.mmap
+        )
+        return cls(path, settings, progress)
+
     def _model_params(self, settings: LlamaCppSettings, loading: _Loading) -> Any:
         params = self._llama.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
         params.load_mode = self._llama.LLAMA_LOAD_MODE_MMAP if settings.mmap else self._llama.LLAMA_LOAD_MODE_NONE
-        params.use_extra_bufts = settings.repack
         self._progress = self._llama.llama_progress_callback(loading)  # kept alive while it is used
         params.progress_callback = self._progress
         return params
@@ -137,17 +144,43 @@ class LlamaCppBackend:
         return params
 
     def forward(self, chunks: Sequence[Chunk]) -> list[Logits]:
+        self._check_open()
         check_chunks(chunks, self)
         counts = self._batch.fill(chunks, self._ledger)
+        lengths = [self.length(chunk.sequence) for chunk in chunks]
+        try:
+            address = self._decode(sum(counts))
+            for chunk in chunks:
+                self._ledger.append(chunk.sequence, chunk.ids)
+        except BaseException:  # Ctrl-C, too, arrives behind the native call
+            for chunk, length in zip(chunks, lengths, strict=True):
+                self._cut(chunk.sequence, length)
+            raise
+        return self._views(address, counts)
+
+    def _decode(self, rows: int) -> Any:
+        """Compute the filled batch; the address of its logits if there are any."""
+        _log.lines.clear()
         started = time.perf_counter()
         status = self._llama.llama_decode(self._context, self._batch.native)
-        address = self._llama.llama_get_logits(self._context) if status == 0 and sum(counts) else None
+        address = self._llama.llama_get_logits(self._context) if status == 0 and rows else None
         self.native_s += time.perf_counter() - started
+        if status == 2:
+            self.resume()
+            raise InterruptedForwardError("the step was interrupted")
+        if status == 1:
+            raise NoRoomError(f"llama.cpp found no room in its KV cache of {self._pool_tokens} tokens")
         if status:
-            self._restore(status)
-        for chunk in chunks:
-            self._ledger.append(chunk.sequence, chunk.ids)
-        return self._views(address, counts)
+            raise EngineError(f"llama.cpp failed with status {status}: {_log.last_words()}")
+        return address
+
+    def _cut(self, sequence: int, length: int) -> None:
+        self._llama.llama_memory_seq_rm(self._memory, sequence, length, -1)
+        self._ledger.truncate(sequence, length)
+
+    def _check_open(self) -> None:
+        if not self._context:
+            raise EngineError("the model is closed")
 
     def _views(self, address: Any, counts: Sequence[int]) -> list[Logits]:
         """One [rows, vocab_size] view a chunk over llama.cpp's buffer, in which rows stand in the batch's order."""
@@ -157,17 +190,6 @@ class LlamaCppBackend:
         ends = np.cumsum(counts)
         return [flat[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
-    def _restore(self, status: int) -> None:
-        """Bring every sequence back to its length before a failed step, then say what happened."""
-        for sequence, ids in enumerate(self._ledger.ids):
-            self._llama.llama_memory_seq_rm(self._memory, sequence, len(ids), -1)
-        if status == 2:
-            self._stop_flag[0] = 0
-            raise InterruptedForwardError("the step was interrupted")
-        if status == 1:
-            raise NoRoomError(f"llama.cpp found no room in its KV cache of {self._pool_tokens} tokens")
-        raise EngineError(f"llama.cpp failed with status {status}: {_log.last_words()}")
-
     def length(self, sequence: int) -> int:
         return len(self._ledger.ids[sequence])
 
@@ -175,11 +197,12 @@ class LlamaCppBackend:
         return self._ledger.ids[sequence]
 
     def truncate(self, sequence: int, length: int) -> None:
+        self._check_open()
         if length < self.length(sequence):
-            self._llama.llama_memory_seq_rm(self._memory, sequence, length, -1)
-            self._ledger.truncate(sequence, length)
+            self._cut(sequence, length)
 
     def copy(self, source: int, target: int, length: int) -> None:
+        self._check_open()
         self._llama.llama_memory_seq_rm(self._memory, target, -1, -1)
         self._llama.llama_memory_seq_cp(self._memory, source, target, 0, length)
         self._ledger.copy(source, target, length)
@@ -188,6 +211,7 @@ class LlamaCppBackend:
         return self._pool_tokens - self._ledger.used
 
     def save(self, sequence: int, path: Path) -> None:
+        self._check_open()
         ids = self._ledger.ids[sequence]
         tokens = (ctypes.c_int32 * len(ids))(*ids)
         written = self._llama.llama_state_seq_save_file(self._context, os.fsencode(path), sequence, tokens, len(ids))
@@ -195,6 +219,7 @@ class LlamaCppBackend:
             raise EngineError(f"{path}: llama.cpp could not write the session: {_log.last_words()}")
 
     def load(self, sequence: int, path: Path, ids: Sequence[int]) -> None:
+        self._check_open()
         if self.length(sequence):
             raise EngineError(f"sequence {sequence} holds {self.length(sequence)} tokens; a session needs an empty one")
         tokens, count = (ctypes.c_int32 * len(ids))(), ctypes.c_size_t(0)

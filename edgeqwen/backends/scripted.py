@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeqwen.backends.base import Chunk, InterruptedForwardError, Ledger, Logits, check_chunks
-from edgeqwen.errors import EngineError
+from edgeqwen.backends.base import Chunk, Ledger, Logits, check_chunks
+from edgeqwen.errors import EngineError, InterruptedForwardError
 
 Script = Callable[[Sequence[int]], int | np.ndarray]  # ids so far -> the next id, or a whole row of logits
 
@@ -29,8 +29,14 @@ class ScriptedBackend:
         self._script = script
         self._ledger = Ledger(sequences)
         self._interrupted = False
+        self._closed = False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the model is closed")
 
     def forward(self, chunks: Sequence[Chunk]) -> list[Logits]:
+        self._check_open()
         check_chunks(chunks, self)
         if self._interrupted:
             self._interrupted = False
@@ -62,18 +68,22 @@ class ScriptedBackend:
         return self._ledger.ids[sequence]
 
     def truncate(self, sequence: int, length: int) -> None:
+        self._check_open()
         self._ledger.truncate(sequence, length)
 
     def copy(self, source: int, target: int, length: int) -> None:
+        self._check_open()
         self._ledger.copy(source, target, length)
 
     def room(self) -> int:
         return self.context_length * self.sequences - self._ledger.used
 
     def save(self, sequence: int, path: Path) -> None:
+        self._check_open()
         path.write_text(json.dumps(self._ledger.ids[sequence]), encoding="utf-8")
 
     def load(self, sequence: int, path: Path, ids: Sequence[int]) -> None:
+        self._check_open()
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -89,4 +99,4 @@ class ScriptedBackend:
         self._interrupted = False
 
     def close(self) -> None:
-        self._ledger = Ledger(self.sequences)
+        self._closed = True
