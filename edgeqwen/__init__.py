@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgeqwen.errors import (
+    ArtifactBusyError,
     ArtifactError,
     CheckpointError,
     ContextOverflowError,
@@ -12,17 +13,29 @@ from edgeqwen.errors import (
     EdgeqwenError,
     EngineError,
     EngineMissingError,
+    InterruptedForwardError,
     MemoryShortError,
     NoRoomError,
     RequestError,
     TemplateError,
 )
-from edgeqwen.types import Completion, Delta, GenerationConfig, Message, ToolCall, ToolCallDelta, Usage
+from edgeqwen.types import (
+    Completion,
+    Delta,
+    GenerationConfig,
+    Message,
+    Timings,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from edgeqwen.model import Model, fold, load
 
 __all__ = [
+    "ArtifactBusyError",
     "ArtifactError",
     "CheckpointError",
     "Completion",
@@ -33,12 +46,15 @@ __all__ = [
     "EngineError",
     "EngineMissingError",
     "GenerationConfig",
+    "InterruptedForwardError",
     "MemoryShortError",
     "Message",
     "Model",
     "NoRoomError",
     "RequestError",
     "TemplateError",
+    "Timings",
+    "TokenLogprob",
     "ToolCall",
     "ToolCallDelta",
     "Usage",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeqwen.artifact import Artifact, open_artifact
-from edgeqwen.errors import ArtifactError, RequestError
+from edgeqwen.errors import ArtifactBusyError, ArtifactError, RequestError
 from edgeqwen.gguf import GgufFile, open_gguf, shape_of
 from edgeqwen.manifest import MANIFEST
 from edgeqwen.plan import Weights, weights_of
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 NANO = Path(__file__).parent / "nano"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+POLL_S = 0.1
 Progress = Callable[[int, int, str], None]  # done, total, what is being done
 
 
@@ -48,29 +51,58 @@ def locate(
     *,
     type: str | None = None,
     offline: bool = False,
+    trust_template: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """The artifact's folder or the GGUF file behind a name; converts `nano` and hub ids into the cache on first use.
 
     RequestError for a name that is none of these, DownloadError and CheckpointError where a hub id fails.
     """
-    text, kind = str(name), type_name(type or DEFAULT_TYPE)
+    given: object = name
+    if not isinstance(given, str | Path) or given == "":
+        raise RequestError(f"a model's name is a text or a path, not {name!r}")
+    text, kind = str(name), type_name(DEFAULT_TYPE if type is None else type)
     path = Path(name).expanduser()
+
+    def cached(target: Path) -> Path:
+        def make() -> None:
+            convert(text, target, type=kind, trust_template=trust_template, offline=offline, progress=progress)
+
+        return _cached(target, make, progress)
+
     if text == "nano":
-        return _cached(text, _nano_target(kind), type=kind, progress=progress)
+        return cached(_nano_target(kind))
     if path.is_dir():
-        if (path / MANIFEST).is_file():
-            return path
-        hint = "it looks like a checkpoint: " if (path / "config.json").is_file() else "no manifest.json in it; "
-        raise RequestError(f"{text} is not an artifact: {hint}edgeqwen convert {text} makes one of a checkpoint")
+        return _artifact_folder(path)
     if path.is_file():
         return path
-    if isinstance(name, str) and HUB_ID.fullmatch(text) and not text.endswith(".gguf"):
-        target = cache_folder() / artifact_name(text.replace("/", "--"), kind)
-        return _cached(text, target, type=kind, offline=offline, progress=progress)
+    if _is_hub_id(text):
+        return cached(cache_folder() / artifact_name(text.replace("/", "--"), kind))
     raise RequestError(
         f"no model {text!r}: give an artifact's folder, a GGUF file, a hub id such as Qwen/Qwen3-0.6B, or nano"
     )
+
+
+def locate_converted(name: str) -> Path:
+    """Like `locate`, but only what is on disk already; RequestError for a hub id that was never converted."""
+    if Path(name).expanduser().exists() or not _is_hub_id(name):
+        return locate(name, offline=True)
+    found = sorted(path.parent for path in cache_folder().glob(f"{name.replace('/', '--').lower()}-*/{MANIFEST}"))
+    if not found:
+        raise RequestError(f"{name} is not in the cache: edgeqwen run {name}, or edgeqwen convert {name}, fetches it")
+    return found[0]
+
+
+def _is_hub_id(name: str) -> bool:
+    return HUB_ID.fullmatch(name) is not None and not name.endswith(".gguf")
+
+
+def _artifact_folder(path: Path) -> Path:
+    if (path / MANIFEST).is_file():
+        return path
+    if (path / "config.json").is_file():
+        raise RequestError(f"{path} is a checkpoint: edgeqwen convert {path} makes an artifact of it")
+    raise RequestError(f"{path} is not an artifact: there is no {MANIFEST} in it")
 
 
 def find(path: Path, *, verify: bool = False, trust_template: bool = False) -> Found:
@@ -133,6 +165,8 @@ def model_name(name: str) -> str:
 
 def type_name(name: str) -> str:
     """The type's own name in lower case: int4 -> q4_k_m; RequestError lists what there is."""
+    if not isinstance(name, str):
+        raise RequestError(f"a type is a text such as q4_k_m, not {name!r}")
     from converters.mixture import find_file_type  # noqa: PLC0415
 
     return find_file_type(name).lower()
@@ -145,11 +179,19 @@ def _download(model_id: str, *, revision: str | None, offline: bool, progress: P
     return fetch(model_id, revision=revision, offline=offline, progress=shown)
 
 
-def _cached(name: str, target: Path, *, type: str, offline: bool = False, progress: Progress | None = None) -> Path:
-    """The cache's artifact, converted now if it is not there."""
-    if not (target / MANIFEST).is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        convert(name, target, type=type, offline=offline, progress=progress)
+def _cached(target: Path, make: Callable[[], None], progress: Progress | None) -> Path:
+    """The cache's artifact, made now if it is not there; where another run makes it, its end is waited for."""
+    while not (target / MANIFEST).is_file():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArtifactError(f"{target.parent}: cannot be made ({error}); EDGEQWEN_HOME names another") from None
+        try:
+            make()
+        except ArtifactBusyError:
+            if progress is not None:
+                progress(0, 1, "waiting for another run that converts the same model")
+            time.sleep(POLL_S)
     return target
 
 
@@ -168,11 +210,13 @@ def _from_artifact(artifact: Artifact, *, trust_template: bool) -> Found:
     template = artifact.file("chat_template").read_text(encoding="utf-8")
     weights_path = artifact.file("gguf")
     with open_gguf(weights_path) as file:
-        weights = weights_of(file.tensors.values())
+        weights, shape = weights_of(file.tensors.values()), shape_of(file)
+    if shape != manifest.shape:
+        raise ArtifactError(f"{artifact.path}: manifest.json and {weights_path.name} are of different shapes: damaged")
     return Found(
         name=manifest.name,
         weights_path=weights_path,
-        shape=manifest.shape,
+        shape=shape,
         weights=weights,
         tokenizer=Tokenizer.from_json(artifact.file("tokenizer").read_bytes()),
         template=find_template(template, trusted=manifest.trusted_template or trust_template),
@@ -200,5 +244,7 @@ def _from_gguf(path: Path, file: GgufFile, *, trust_template: bool) -> Found:
         tokenizer=tokenizer,
         template=find_template(source, trusted=trust_template),
         end_ids=frozenset(end_ids),
-        sampling={renamed.get(k, k): float(v) for k, v in sampling.items() if isinstance(v, int | float)},
+        sampling={
+            renamed.get(k, k): float(v) for k, v in sampling.items() if isinstance(v, int | float) and math.isfinite(v)
+        },
     )

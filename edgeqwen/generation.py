@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from edgeqwen.errors import ContextOverflowError, RequestError
 from edgeqwen.loop_guard import LoopGuard
+from edgeqwen.plan import whole_number
 from edgeqwen.sampling import Row, Sampler, likeliest, log_probabilities
 from edgeqwen.stops import StopStrings
 from edgeqwen.template import Special
@@ -24,7 +26,7 @@ BUDGET_SENTENCE = (
     Special("</think>"),
     "\n\n",
 )
-TOP_LOGPROBS_MAX = 20
+TOP_LOGPROBS_MAX, BIAS_MAX = 20, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,7 @@ class Generation:
         end_ids: frozenset[int],
         context_length: int,
     ) -> None:
-        """RequestError for a setting out of its range, ContextOverflowError where the prompt leaves no room."""
-        check_config(config, tokenizer.vocab_size)
+        """`config` has passed check_config. ContextOverflowError where the prompt leaves no room."""
         if len(prompt.ids) >= context_length:
             raise ContextOverflowError(len(prompt.ids), context_length)
         self.next_ids: tuple[int, ...] = prompt.ids
@@ -155,16 +156,20 @@ class Generation:
 
 
 def check_config(config: GenerationConfig, vocab_size: int) -> None:
-    """RequestError for a setting out of its range; the sampling values are checked in `sampling.resolve`."""
-    if config.max_tokens is not None and config.max_tokens < 1:
-        raise RequestError(f"max_tokens={config.max_tokens} must be at least 1")
-    if config.thinking_budget is not None and config.thinking_budget < 0:
-        raise RequestError(f"thinking_budget={config.thinking_budget} must be at least 0 (0 turns thinking off)")
-    if config.logprobs is not None and not 0 <= config.logprobs <= TOP_LOGPROBS_MAX:
-        raise RequestError(f"logprobs={config.logprobs} must be 0..{TOP_LOGPROBS_MAX}")
-    outside = [i for i in config.logit_bias if not 0 <= i < vocab_size]
-    if outside:
-        raise RequestError(f"logit_bias: id {outside[0]} is outside the vocabulary of {vocab_size}")
+    """RequestError for a setting of the wrong type or out of its range; sampling values: see `sampling.resolve`."""
+    for name in ("thinking", "loop_guard"):
+        if not isinstance(getattr(config, name), bool | None):
+            raise RequestError(f"{name}={getattr(config, name)!r} must be true or false")
+    whole_number("max_tokens", config.max_tokens, 1, 1 << 31)
+    whole_number("thinking_budget", config.thinking_budget, 0, 1 << 31, " (0 turns thinking off)")
+    whole_number("logprobs", config.logprobs, 0, TOP_LOGPROBS_MAX)
+    biases: Any = config.logit_bias  # as it came from a caller
+    if not isinstance(biases, Mapping):
+        raise RequestError(f"logit_bias={biases!r:.60} must map token ids to numbers")
+    for token_id, bias in biases.items():
+        whole_number("an id in logit_bias", token_id, 0, vocab_size - 1, ", the vocabulary")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not abs(bias) <= BIAS_MAX:
+            raise RequestError(f"logit_bias[{token_id}]={bias!r} must be a number from -{BIAS_MAX} to {BIAS_MAX}")
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeqwen.artifact import open_artifact
-from edgeqwen.catalog import NANO, locate, model_name
-from edgeqwen.gguf import open_gguf, shape_of
+from edgeqwen.catalog import NANO, locate_converted, model_name
+from edgeqwen.gguf import GGML_TYPES, open_gguf, shape_of
 from edgeqwen.manifest import MANIFEST
 from edgeqwen.plan import MemoryNeed, memory_need, weights_of
 from edgeqwen.template import is_known
-from edgeqwen.types import ModelShape
+from edgeqwen.types import DEFAULT_TYPE, ModelShape
 
 CONTEXTS = (2048, 4096, 8192)
 
@@ -55,13 +56,7 @@ class Inspection:
     @property
     def parameters(self) -> int:
         """Weights in the tensors; a tied embedding counts once."""
-        counts = []
-        for tensor in self.tensors:
-            count = 1
-            for length in tensor.shape:
-                count *= length
-            counts.append(count)
-        return sum(counts)
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
     @property
     def types(self) -> list[tuple[str, int, int]]:
@@ -82,11 +77,14 @@ class Inspection:
 
 
 def inspect(name: str, *, verify: bool = False) -> Inspection:
-    """Look into a name that `load` or `convert` takes; the errors are theirs. Hub ids must have been converted."""
+    """Look into a name that `load` or `convert` takes; the errors are theirs.
+
+    Of a hub id it shows what was converted of it.
+    """
     path = NANO if name == "nano" else Path(name).expanduser()
     if path.is_dir() and (path / "config.json").is_file() and not (path / MANIFEST).is_file():
         return _checkpoint(path, model_name(name))
-    path = locate(name, offline=True)
+    path = locate_converted(name)
     if path.is_dir():
         return _artifact(path, verify=verify)
     return _gguf(path)
@@ -120,16 +118,25 @@ def _gguf(path: Path) -> Inspection:
 
 
 def _checkpoint(path: Path, name: str) -> Inspection:
-    from converters.checkpoint import open_checkpoint  # noqa: PLC0415 - only this branch needs the other half
+    from converters.architectures import expected_tensors  # noqa: PLC0415 - only this branch needs the other half
+    from converters.checkpoint import open_checkpoint  # noqa: PLC0415
+    from converters.mixture import choose_types  # noqa: PLC0415
 
     with open_checkpoint(path, name=name) as checkpoint:
         tensors = tuple(TensorLine(t.name, t.dtype, t.shape, t.nbytes) for t in checkpoint.tensors.values())
         duplicate = checkpoint.tied_duplicate
-        notes = (("tied", f"{duplicate} repeats the embedding; convert leaves it out"),) if duplicate else ()
+        notes = [("tied", f"{duplicate} repeats the embedding; convert leaves it out")] if duplicate else []
+        shapes = dict(expected_tensors(checkpoint.shape).values())
+        types = choose_types(shapes, DEFAULT_TYPE.upper())
+        planned = [
+            TensorLine(n, kind, shapes[n], GGML_TYPES[kind].nbytes(math.prod(shapes[n]))) for n, kind in types.items()
+        ]
+        size = sum(tensor.nbytes for tensor in planned)
+        notes.append((f"as {DEFAULT_TYPE}", f"{size / 1e6:.0f} MB of weights; the memory below is for it"))
         files = {t.path for t in checkpoint.tensors.values()}
         return Inspection(
             "checkpoint", checkpoint.name, str(path), sum(file.stat().st_size for file in files), checkpoint.shape,
-            _template(checkpoint.chat_template), tensors, (), notes,
+            _template(checkpoint.chat_template), tensors, _memory(checkpoint.shape, planned), tuple(notes),
         )  # fmt: skip
 
 

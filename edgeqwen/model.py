@@ -14,12 +14,13 @@ from typing import Any, Self, Unpack
 
 from edgeqwen.backends.base import Backend, Chunk
 from edgeqwen.errors import RequestError
-from edgeqwen.generation import Generation, Prompt, common_prefix
+from edgeqwen.generation import Generation, Prompt, check_config, common_prefix
 from edgeqwen.messages import messages_from
 from edgeqwen.sampling import Row, resolve
 from edgeqwen.template import ChatTemplate
 from edgeqwen.thinking import think_start
 from edgeqwen.tokenizer import Tokenizer
+from edgeqwen.tools import check_tools
 from edgeqwen.types import (
     SAMPLING_PLAIN,
     SAMPLING_THINKING,
@@ -51,7 +52,7 @@ class ModelCard:
 
 
 class Model:
-    """A model and its KV cache. One answer at a time: a second thread waits for the first.
+    """A model and its KV cache. One answer at a time: another thread's waits until a stream is finished or closed.
 
     Use as a context manager, or call close().
     """
@@ -61,8 +62,11 @@ class Model:
         self.tokenizer = tokenizer
         self.template = template
         self.card = card
-        self._lock = threading.Lock()
-        self._owner: int | None = None  # the thread that holds the lock
+        self._lock = threading.Lock()  # held from a stream's start to its end, also while its reader pauses
+        self._computing = threading.Lock()  # held inside the engine only
+        self._owner: threading.Thread | None = None  # who drives the stream that holds the lock
+        self._idle_s = 0.0  # that readers spent between two deltas
+        self._warned = False
 
     @property
     def context_length(self) -> int:
@@ -76,8 +80,9 @@ class Model:
         prompt is too long: both before the first piece is computed. Leaving the loop early stops the answer.
         """
         config = config_from(options)
+        check_config(config, self.tokenizer.vocab_size)
         thinking = self._thinks(config)
-        prompt = self._prompt(messages_from(_as_list(messages)), tools, thinking=thinking)
+        prompt = self._prompt(messages_from(_as_list(messages)), check_tools(tools), thinking=thinking)
         if prompt.start == "open" and config.thinking is False:
             raise RequestError(f"{self.card.name} always thinks: its template has no switch; set a thinking_budget")
         thinking = thinking or prompt.start == "open"
@@ -122,8 +127,10 @@ class Model:
         self.backend.interrupt()
 
     def close(self) -> None:
-        """Free the weights and the cache."""
-        self.backend.close()
+        """Stop a running answer and free the weights and the cache; what is asked after it is an EngineError."""
+        self.backend.interrupt()
+        with self._computing:
+            self.backend.close()
 
     def __enter__(self) -> Self:
         return self
@@ -148,28 +155,31 @@ class Model:
         if thinking or not self.template.thinks:
             preset = resolve(self.card.recommended, preset)
         sampling = resolve(config, preset)
-        if thinking and sampling.temperature == 0:
+        if thinking and sampling.temperature == 0 and not self._warned:
+            self._warned = True
             logger.warning("greedy decoding makes a thinking Qwen3 repeat itself; Qwen recommends temperature 0.6")
         return sampling
 
     def _run(self, generation: Generation) -> Generator[Delta]:
         with self._locked():
-            native_s, started = self.backend.native_s, time.perf_counter()
+            native_s, idle_s, started = self.backend.native_s, self._idle_s, time.perf_counter()
             prompt = generation.next_ids
             cached = self._reuse(prompt)
             row: Row | None = None
             for row in self._forward(prompt[cached:]):
                 if row is None:
-                    yield Delta(prompt_progress=(self.backend.length(0), len(prompt)))
-            prompt_s = time.perf_counter() - started
+                    with self._handed_over():
+                        yield Delta(prompt_progress=(self.backend.length(0), len(prompt)))
+            prompt_s = time.perf_counter() - started - (self._idle_s - idle_s)
             while row is not None:
                 delta = generation.step(row)
                 if generation.finish_reason is not None:
                     break
                 if delta != NOTHING:
-                    yield delta
+                    with self._handed_over():
+                        yield delta
                 (row,) = self._forward(generation.next_ids)
-            decode_s = time.perf_counter() - started - prompt_s
+            decode_s = time.perf_counter() - started - (self._idle_s - idle_s) - prompt_s
             usage = replace(generation.usage, cached_tokens=cached)
             timings = Timings(
                 prompt_s=prompt_s,
@@ -178,13 +188,24 @@ class Model:
                 prompt_tokens_per_s=(len(prompt) - cached) / prompt_s,
                 decode_tokens_per_s=(usage.completion_tokens - 1) / decode_s,  # the first came with the prompt
             )
-            yield replace(delta, usage=usage, timings=timings)
+        yield replace(delta, usage=usage, timings=timings)
+
+    @contextmanager
+    def _handed_over(self) -> Iterator[None]:
+        """While the reader has a delta: its time is not the model's, and another thread may go on with the stream."""
+        left = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._idle_s += time.perf_counter() - left
+            self._owner = threading.current_thread()
 
     def _reuse(self, prompt: Sequence[int], *, keep_last: bool = True) -> int:
         """Cut the cache to what it shares with `prompt` (less its last id, whose logits are wanted); its length."""
         shared = common_prefix(prompt, self.backend.ids(0))
         shared = min(shared, len(prompt) - 1) if keep_last else shared
-        self.backend.truncate(0, shared)
+        with self._computing:
+            self.backend.truncate(0, shared)
         return shared
 
     def _forward(self, ids: Sequence[int], *, rows: bool = True) -> Iterator[Row | None]:
@@ -192,16 +213,18 @@ class Model:
         size = self.backend.step_tokens
         for start in range(0, len(ids), size):
             last = start + size >= len(ids)
-            (logits,) = self.backend.forward([Chunk(0, ids[start : start + size], "last" if last and rows else "none")])
+            chunk = Chunk(0, ids[start : start + size], "last" if last and rows else "none")
+            with self._computing:
+                (logits,) = self.backend.forward([chunk])
             yield logits[-1] if last and rows else None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One answer at a time; RequestError where a thread would wait for itself."""
-        if self._owner == threading.get_ident():
+        if self._owner is threading.current_thread():
             raise RequestError("an answer of this model is still running in this thread: finish or close its stream")
         with self._lock:
-            self._owner = threading.get_ident()
+            self._owner = threading.current_thread()
             self.backend.resume()
             try:
                 yield
@@ -229,26 +252,21 @@ def load(
     every hash first; `trust_template` accepts a chat template that is not known and renders it in a sandbox. Raises
     EdgeqwenError's children; MemoryShortError comes before anything is loaded that would not fit.
     """
-    from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings  # noqa: PLC0415 - engines load on use
+    from edgeqwen.backends import open_backend  # noqa: PLC0415 - what converts and what runs is loaded on use
     from edgeqwen.catalog import find, locate  # noqa: PLC0415
     from edgeqwen.device import this_device  # noqa: PLC0415
     from edgeqwen.plan import plan  # noqa: PLC0415
 
-    found = find(
-        locate(name, type=type, offline=offline, progress=progress), verify=verify, trust_template=trust_template
-    )
+    path = locate(name, type=type, offline=offline, trust_template=trust_template, progress=progress)
+    found = find(path, verify=verify, trust_template=trust_template)
     chosen = plan(
         found.shape, found.weights, this_device(),
         context_length=context_length, threads=threads, kv_type=kv_type, gpu_layers=gpu_layers,
     )  # fmt: skip
     for reason in chosen.reasons:
         logger.debug("%s", reason)
-    settings = LlamaCppSettings(
-        chosen.context_length, chosen.threads, kv_type=chosen.kv_type, gpu_layers=chosen.gpu_layers,
-        mmap=chosen.mmap, repack=chosen.repack,
-    )  # fmt: skip
     loading = (lambda done: progress(int(100 * done), 100, f"loading {found.name}")) if progress else None
-    backend = LlamaCppBackend(found.weights_path, settings, loading)
+    backend = open_backend(found.weights_path, chosen, loading)
     card = ModelCard(found.name, found.shape, found.end_ids, recommended(found.sampling))
     return Model(backend, found.tokenizer, found.template, card)
 
@@ -272,8 +290,11 @@ def config_from(options: Options) -> GenerationConfig:
     if unknown:
         raise RequestError(f"{unknown[0]!r} is not an option; there are {', '.join(sorted(known))}")
     chosen: dict[str, Any] = dict(options)
-    if isinstance(chosen.get("stop"), str):  # one text, as OpenAI's clients may send it
-        chosen["stop"] = (chosen["stop"],)
+    stop, bias = chosen.get("stop"), chosen.get("logit_bias")
+    chosen["stop"] = () if stop is None else (stop,) if isinstance(stop, str) else stop
+    if isinstance(bias, Mapping):  # JSON has no numbers as keys
+        bias = {int(k) if isinstance(k, str) and k.isdecimal() else k: v for k, v in bias.items()}
+    chosen["logit_bias"] = {} if bias is None else bias
     return GenerationConfig(**chosen)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeqwen.types import ToolCallDelta
+from edgeqwen.errors import RequestError
+from edgeqwen.types import Tool, ToolCallDelta
 
 MAX_CALLS = 128
 MAX_CALL_CHARS = 1 << 16
@@ -217,3 +219,18 @@ def _expect(text: str, at: int, char: str) -> int:
 def _skip(text: str, at: int) -> int:
     found = _BLANK.match(text, at)
     return found.end() if found else at
+
+
+def check_tools(tools: Any) -> Sequence[Tool]:
+    """Tools as a caller gave them, None for none; RequestError where one is not in OpenAI's shape or has no name."""
+    if tools is None:
+        return ()
+    if isinstance(tools, str | Mapping) or not isinstance(tools, Sequence):
+        raise RequestError(f"tools must be a list of objects as in OpenAI's API, not {type(tools).__name__}")
+    for index, tool in enumerate(tools):
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+            raise RequestError(
+                f"tools[{index}] must be {{'type': 'function', 'function': {{'name': ...}}}}, not {tool!r:.80}"
+            )
+    return tools

@@ -45,7 +45,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """The natural logarithm of a sampled token's probability, before penalties and temperature."""
+    """The natural logarithm of a drawn token's probability, before penalties and temperature. Forced ones have none."""
 
     token: str
     token_bytes: bytes

@@ -1,11 +1,13 @@
 """Names -> models on disk: what each kind of name becomes, and the whole way from a hub id to an answer."""
 
 import json
+import shutil
+import threading
 
 import pytest
 from loopback_hub import MODEL, serving
 
-from edgeqwen import DownloadError, RequestError, TemplateError, load
+from edgeqwen import ArtifactError, DownloadError, RequestError, TemplateError, load
 from edgeqwen.artifact import open_artifact
 from edgeqwen.catalog import NANO, artifact_name, cache_folder, convert, find, locate, model_name, type_name
 from edgeqwen.inspection import inspect
@@ -41,6 +43,72 @@ def test_a_hub_id_is_converted_once_and_then_needs_no_network(hub, monkeypatch):
         locate("Qwen/Other", offline=True)
 
 
+def test_inspect_of_a_hub_id_looks_and_makes_nothing(hub):
+    with pytest.raises(RequestError, match="edgeqwen convert"):
+        inspect(MODEL)
+    assert not hub.seen
+    locate(MODEL, type="q8_0")
+    asked = len(hub.seen)
+    assert inspect(MODEL).types[0][0] == "Q8_0"
+    assert len(hub.seen) == asked
+    assert len(list(cache_folder().iterdir())) == 1
+
+
+def test_a_foreign_template_of_a_hub_id_needs_trust_once(hub):
+    settings = json.loads(hub.files["tokenizer_config.json"])
+    settings["chat_template"] = "{# mine #}" + settings["chat_template"]
+    hub.files["tokenizer_config.json"] = json.dumps(settings).encode()
+    with pytest.raises(TemplateError, match="--trust-template"):
+        locate(MODEL)
+    folder = locate(MODEL, trust_template=True)
+    assert find(folder).template.name.startswith("sandboxed")
+
+
+def test_two_first_uses_at_once_both_work():
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(locate("nano", type="q8_0"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 4
+    assert len(set(found)) == 1
+    assert open_artifact(found[0], verify="full")
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGEQWEN_HOME", str(tmp_path / "file"))
+    with pytest.raises(ArtifactError, match="EDGEQWEN_HOME"):
+        locate("nano")
+
+
+def test_a_manifest_of_another_shape_is_damage(nano_artifact, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(nano_artifact("q8_0"), folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shape"]["num_hidden_layers"] = 5
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="shape"):
+        find(folder)
+
+
+def test_inspect_of_a_checkpoint_says_what_it_will_need():
+    found = inspect("nano")
+    assert [line.context for line in found.memory] == [2048, 4096]
+    assert found.parameters == 4_986_112
+    assert dict(found.notes)["as q4_k_m"] == "3 MB of weights; the memory below is for it"
+
+
+@pytest.mark.parametrize("bad", [None, 5, "", b"x"])
+def test_names_and_types_are_texts(bad):
+    with pytest.raises(RequestError):
+        locate(bad)
+    if bad is not None:
+        with pytest.raises(RequestError):
+            locate("nano", type=bad)
+
+
 def test_convert_of_a_hub_id_equals_that_of_the_folder(hub, tmp_path):
     del hub
     remote = convert(MODEL, tmp_path / "remote", type="q4_0")
@@ -64,12 +132,8 @@ def test_convert_of_a_hub_id_equals_that_of_the_folder(hub, tmp_path):
 )
 def test_names_that_are_none(name, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if name == "":
-        with pytest.raises(RequestError, match="not an artifact"):  # the current folder
-            locate(name)
-    else:
-        with pytest.raises(RequestError, match=words):
-            locate(name)
+    with pytest.raises(RequestError, match=words):
+        locate(name)
 
 
 def test_folders_are_named_after_model_and_type(tmp_path):

@@ -162,3 +162,8 @@ def test_nothing_speaks_of_where_it_was_made():
         if path.is_file() and path.suffix in {".py", ".md", ".toml", ".json", ".sh", ".txt", ""}:
             found = words.search(path.read_text(encoding="utf-8", errors="ignore"))
             assert not found, f"{identify(path)}: {found}"
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
+def test_the_readme_is_complete(readme):
+    assert "@@" not in (ROOT / readme).read_text(encoding="utf-8")

@@ -24,8 +24,7 @@ from scripted_model import (
 )
 
 import edgeqwen
-from edgeqwen import ContextOverflowError, Message, RequestError
-from edgeqwen.backends.base import InterruptedForwardError
+from edgeqwen import ContextOverflowError, EngineError, InterruptedForwardError, Message, RequestError
 from edgeqwen.generation import BUDGET_SENTENCE, common_prefix
 from edgeqwen.model import Model, ModelCard, fold
 from edgeqwen.segments import Special
@@ -188,6 +187,21 @@ def test_a_prompt_that_is_too_long_is_refused_with_both_counts():
         ({"stop": ("",)}, "stop"),
         ({"stop": ("a",) * 17}, "stop"),
         ({"tempratur": 1}, "tempratur"),
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"max_tokens": 2.5}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"thinking": "yes"}, "thinking"),
+        ({"thinking_budget": 1.5}, "thinking_budget"),
+        ({"logprobs": 2.0}, "logprobs"),
+        ({"loop_guard": "no"}, "loop_guard"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"logit_bias": {5: "x"}}, "logit_bias"),
+        ({"logit_bias": {5: float("nan")}}, "logit_bias"),
+        ({"logit_bias": {5: 1e40}}, "logit_bias"),
+        ({"tools": "x"}, "tools"),
+        ({"tools": [1]}, "tools"),
+        ({"tools": {"a": 1}}, "tools"),
+        ({"tools": [{}]}, "tools"),
     ],
 )
 def test_options_out_of_range_are_refused_before_anything_is_computed(options, words):
@@ -195,6 +209,13 @@ def test_options_out_of_range_are_refused_before_anything_is_computed(options, w
     with pytest.raises(RequestError, match=words):
         model.stream("?", **options)
     assert not model.backend.forwarded
+
+
+def test_what_openai_clients_send_for_nothing_is_nothing():
+    options = {"stop": None, "logit_bias": None, "tools": None, "max_tokens": None}
+    assert model_saying("ok").chat("?", thinking=False, **options).content == "ok"
+    biased = model_saying("ok").chat("?", thinking=False, logit_bias={"7": 100, str(END): -100}, max_tokens=2)
+    assert biased.content == TOKENIZER.token_bytes(7).decode() * 2
 
 
 def test_a_model_without_a_thinking_mode_says_so():
@@ -327,6 +348,71 @@ def test_a_second_stream_of_one_thread_is_refused_and_of_another_waits():
     stream.close()
     waiting.join(10)
     assert done == ["one two three"]
+
+
+def test_a_stream_may_change_threads():
+    model = model_saying("one two three")
+    stream = model.stream("?", thinking=False)
+    beginner = threading.Thread(target=lambda: next(stream))
+    beginner.start()
+    beginner.join()
+    next(stream)
+    with pytest.raises(RequestError, match="still running"):  # it is this thread that drives it now
+        model.chat("?", thinking=False)
+    stream.close()
+    assert model.chat("?", thinking=False).content == "one two three"
+
+
+def test_the_readers_time_is_not_the_models():
+    slow = threading.Event()
+    deltas = []
+    for delta in model_saying("one two three").stream("?", thinking=False):
+        slow.wait(0.05)
+        deltas.append(delta)
+    assert deltas[-1].timings.decode_s < 0.05
+
+
+def test_a_closed_model_says_so():
+    model = model_saying("one two three")
+    stream = model.stream("?", thinking=False)
+    next(stream)
+    model.close()
+    model.close()
+    with pytest.raises(EngineError, match="closed"):
+        list(stream)
+    with pytest.raises(EngineError, match="closed"):
+        model.chat("?", thinking=False)
+
+
+def test_closing_stops_an_answer_of_another_thread():
+    computing, results = threading.Event(), []
+
+    def endless(ids):
+        computing.set()
+        return TOKENIZER.encode("word ")[0] if len(ids) < 2000 else END
+
+    model = model_saying(endless)
+
+    def work():
+        try:
+            model.chat("?", thinking=False, loop_guard=False)
+        except EngineError as error:
+            results.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    computing.wait(10)
+    model.close()
+    worker.join(10)
+    assert len(results) == 1
+
+
+def test_the_greedy_warning_comes_once(caplog):
+    model = model_saying(THOUGHT)
+    with caplog.at_level(logging.WARNING, "edgeqwen"):
+        model.chat("?", temperature=0)
+        model.chat("?", temperature=0)
+    assert len(caplog.records) == 1
 
 
 def test_interrupt_ends_the_stream_and_the_model_stays_usable():
