@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeqwen.artifact import Artifact, open_artifact
 from edgeqwen.errors import ArtifactBusyError, ArtifactError, RequestError
 from edgeqwen.gguf import GgufFile, open_gguf, shape_of
@@ -245,6 +247,13 @@ def _from_gguf(path: Path, file: GgufFile, *, trust_template: bool) -> Found:
         template=find_template(source, trusted=trust_template),
         end_ids=frozenset(end_ids),
         sampling={
-            renamed.get(k, k): float(v) for k, v in sampling.items() if isinstance(v, int | float) and math.isfinite(v)
+            renamed.get(k, k): _decimal(v)
+            for k, v in sampling.items()
+            if isinstance(v, int | float) and math.isfinite(v)
         },
     )
+
+
+def _decimal(value: float) -> float:
+    """The shortest decimal of a 32-bit float: what 0.95 was before GGUF stored it."""
+    return float(str(np.float32(value)))
