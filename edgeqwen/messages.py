@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, get_args
 
 from edgeqwen.errors import RequestError
@@ -14,6 +15,7 @@ MAX_PARTS = 4096  # content parts of one message
 MAX_TOOL_CALLS = 128  # of one message
 
 _ROLES: dict[str, Role] = {role: role for role in get_args(Role)} | {"developer": "system"}
+_FIELDS = tuple(field.name for field in fields(Message))
 _TEXT_PARTS = ("text", "input_text", "output_text")  # Chat Completions and Responses
 
 
@@ -36,11 +38,14 @@ def message_from(data: Mapping[str, Any] | Message) -> Message:
 
 def _message(data: Mapping[str, Any] | Message, where: str) -> Message:
     if isinstance(data, Message):
-        _role(data.role, where)
-        _string(data.content, f"{where}.content")
-        return data
+        checked = _from_fields({name: getattr(data, name) for name in _FIELDS}, where)
+        return data if checked == data else checked
     if not isinstance(data, Mapping):
         raise RequestError(f"{where} must be an object with role and content, not {_kind(data)}")
+    return _from_fields(data, where)
+
+
+def _from_fields(data: Mapping[str, Any], where: str) -> Message:
     role = _role(data.get("role"), where)
     calls = _tool_calls(data.get("tool_calls"), f"{where}.tool_calls")
     if calls and role != "assistant":
@@ -64,13 +69,15 @@ def _content(content: Any, where: str) -> str:
     if content is None:
         return ""
     if isinstance(content, str):
-        return content
+        return _unicode(content, where)
+    if not isinstance(content, Sequence) or isinstance(content, bytes | bytearray):
+        raise RequestError(f"{where} must be a string or a list of text parts, not {_kind(content)}")
     return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(_list(content, where, MAX_PARTS)))
 
 
 def _part(part: Any, where: str) -> str:
     if isinstance(part, str):
-        return part
+        return _unicode(part, where)
     if not isinstance(part, Mapping):
         raise RequestError(f"{where} must be a text part, not {_kind(part)}")
     if part.get("type", "text") not in _TEXT_PARTS:
@@ -103,23 +110,27 @@ def _tool_calls(calls: Any, where: str) -> tuple[ToolCall, ...]:
 
 def _tool_call(call: Any, where: str) -> ToolCall:
     if isinstance(call, ToolCall):
-        return call
+        return _call(call.name, call.arguments, call.id, where, where)
     if not isinstance(call, Mapping):
         raise RequestError(f"{where} must be an object, not {_kind(call)}")
     function = call.get("function", call)
     if not isinstance(function, Mapping):
         raise RequestError(f"{where}.function must be an object, not {_kind(function)}")
-    name = _string(function.get("name"), f"{where}.function.name")
+    return _call(function.get("name"), function.get("arguments"), call.get("id"), f"{where}.function", where)
+
+
+def _call(name: Any, arguments: Any, call_id: Any, function: str, where: str) -> ToolCall:
+    """Check the fields of one call; `function` and `where` are the places of its name and of its id."""
+    name = _string(name, f"{function}.name")
     if not name:
-        raise RequestError(f"{where}.function.name is empty: a call needs the name of its function")
-    arguments = _arguments(function.get("arguments"), f"{where}.function.arguments")
-    return ToolCall(name, arguments, _string(call.get("id") or "", f"{where}.id"))
+        raise RequestError(f"{function}.name is empty: a call needs the name of its function")
+    return ToolCall(name, _arguments(arguments, f"{function}.arguments"), _string(call_id or "", f"{where}.id"))
 
 
 def _arguments(arguments: Any, where: str) -> str:
     """JSON text as it came; an object becomes the text that Qwen's template writes for it. Nothing means {}."""
     if isinstance(arguments, str):
-        return arguments or "{}"
+        return _unicode(arguments, where) or "{}"
     if arguments is None:
         return "{}"
     if not isinstance(arguments, Mapping):
@@ -130,9 +141,10 @@ def _arguments(arguments: Any, where: str) -> str:
 def json_text(value: Any, where: str) -> str:
     """JSON as transformers' templates write it (`tojson`): not ASCII-escaped, not sorted. RequestError if it cannot."""
     try:
-        return json.dumps(value, ensure_ascii=False, default=_plain)
+        text = json.dumps(value, ensure_ascii=False, default=_plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"{where} cannot be written as JSON: {error}") from None
+    return _unicode(text, where)
 
 
 def _plain(value: Any) -> Any:
@@ -154,7 +166,20 @@ def _list(value: Any, where: str, limit: int) -> Sequence[Any]:
 def _string(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise RequestError(f"{where} must be a string, not {_kind(value)}")
-    return value
+    return _unicode(value, where)
+
+
+def _unicode(text: str, where: str) -> str:
+    """Refuse half of a surrogate pair here, where its place in the conversation is known."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise RequestError(
+            f"{where} has a lone surrogate (U+{code:04X}) at character {error.start}: "
+            "it is no valid Unicode; send it as UTF-8"
+        ) from None
+    return text
 
 
 def _kind(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Every history that OpenAI's clients may send becomes Messages; every fault names its place."""
 
 import json
+import re
 
 import pytest
 from text_templates import reference, sources
@@ -82,10 +83,21 @@ LOOP["x"] = LOOP
         ([{"role": "human"}], r"messages\[0\]\.role is 'human'"),
         ([{"role": ["user"]}], r"messages\[0\]\.role"),
         ([Message("human")], r"messages\[0\]\.role is 'human'"),
-        ([Message("user", None)], r"messages\[0\]\.content must be a string, not null"),
+        ([{"role": "user"}, Message("user", 5)], r"messages\[1\]\.content must be a string or a list of.*not int"),
+        ([Message("assistant", thinking=5)], r"messages\[0\]\.thinking must be a string, not int"),
+        ([Message("tool", tool_call_id=5)], r"messages\[0\]\.tool_call_id must be a string, not int"),
+        ([Message("assistant", tool_calls=5)], r"messages\[0\]\.tool_calls must be a list, not int"),
+        ([Message("user", tool_calls=(ToolCall("f", "{}"),))], r"messages\[0\]\.tool_calls belongs to an assistant"),
+        ([Message("assistant", tool_calls=(ToolCall("", "{}"),))], r"messages\[0\]\.tool_calls\[0\]\.name is empty"),
+        ([Message("assistant", tool_calls=(ToolCall(5, "{}"),))], r"tool_calls\[0\]\.name must be a string, not int"),
+        ([Message("assistant", tool_calls=(ToolCall("f", 5),))], r"tool_calls\[0\]\.arguments must be JSON text or"),
+        ([Message("assistant", tool_calls=(ToolCall("f", "{}", 5),))], r"tool_calls\[0\]\.id must be a string"),
         ([{"role": "User" * 99}], r"messages\[0\]\.role is .{60}:"),
-        ([{"role": "user", "content": 5}], r"messages\[0\]\.content must be a list, not int"),
-        ([{"role": "user", "content": {"type": "text"}}], r"messages\[0\]\.content must be a list, not dict"),
+        ([{"role": "user", "content": 5}], r"messages\[0\]\.content must be a string or a list of text parts, not int"),
+        (
+            [{"role": "user", "content": {"type": "text"}}],
+            r"content must be a string or a list of text parts, not dict",
+        ),
         ([{"role": "user", "content": [5]}], r"messages\[0\]\.content\[0\] must be a text part, not int"),
         ([{"role": "user", "content": [{"type": "text"}]}], r"content\[0\]\.text must be a string, not null"),
         (
@@ -123,6 +135,43 @@ def test_faults_name_their_place(data, place):
     with pytest.raises(RequestError, match=place) as caught:
         messages_from(data)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (Message("user", None), Message("user", "")),
+        (Message("developer", "x"), Message("system", "x")),
+        (Message("user", ["a", {"text": "b"}]), Message("user", "ab")),
+        (Message("assistant", "x", tool_calls=None), Message("assistant", "x")),
+        (
+            Message("assistant", "", tool_calls=[ToolCall("f", {"x": 1}), {"name": "g"}]),
+            Message("assistant", "", tool_calls=(ToolCall("f", '{"x": 1}'), ToolCall("g", "{}"))),
+        ),
+    ],
+)
+def test_a_message_is_taken_as_its_dict_would_be(given, wanted):
+    as_dict = {name: getattr(given, name) for name in ("role", "content", "thinking", "tool_calls", "tool_call_id")}
+    assert message_from(given) == wanted == message_from(as_dict)
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"role": "user", "content": "ab\ud800"}, r"messages[1].content has a lone surrogate (U+D800) at character 2"),
+        ({"role": "user", "content": ["a", {"text": "\udfff"}]}, r"messages[1].content[1].text has a lone"),
+        ({"role": "user", "content": ["\ud800"]}, r"messages[1].content[0] has a lone surrogate"),
+        ({"role": "assistant", "thinking": "\ud800"}, r"messages[1].thinking has a lone surrogate"),
+        ({"role": "assistant", "tool_calls": [ToolCall("\ud800", "{}")]}, r"messages[1].tool_calls[0].name has a"),
+        ({"role": "assistant", "tool_calls": [ToolCall("f", "\ud800")]}, r"messages[1].tool_calls[0].arguments has a"),
+        ({"role": "assistant", "tool_calls": [ToolCall("f", {"\ud800": 1})]}, r"tool_calls[0].arguments has a lone"),
+    ],
+)
+def test_a_lone_surrogate_is_reported_with_its_place(fields, place):
+    for message in (fields, Message(**fields)):
+        with pytest.raises(RequestError, match=re.escape(place)) as caught:
+            messages_from([{"role": "system", "content": "\U0001f600"}, message])
+        str(caught.value).encode()  # the report itself can be printed
 
 
 def test_what_openai_clients_send_renders_like_its_plain_form():
