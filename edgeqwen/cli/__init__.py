@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 
 import click
+
+INTERRUPTED = 130  # the exit code of Ctrl-C
 
 # name -> what --help says of it; the command is the function of that name in edgeqwen/cli/<name>.py
 COMMANDS = {
@@ -65,19 +68,39 @@ def edgeqwen() -> None:
 
 def main() -> None:
     """Run the command line: exit 0, 1 with one line on stderr, 2 for a usage error, 130 for Ctrl-C."""
-    from edgeqwen.errors import EdgeqwenError
+    from edgeqwen.cli import terminal
 
     try:
+        terminal.open_streams()
         edgeqwen.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except EdgeqwenError as error:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
-        sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped", err=True)
-        sys.exit(130)
-    except BrokenPipeError:  # `edgeqwen ... | head`: nobody reads any more
-        sys.stderr.close()
-        sys.exit(1)
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = _verdict(error)
+        if code is None:
+            raise
+        with contextlib.suppress(OSError):  # nobody reads stderr, or its disk is full
+            if isinstance(error, click.ClickException):
+                error.show()
+            elif line:
+                terminal.complain(line)
+            elif code == INTERRUPTED:
+                click.echo("stopped", err=True)
+        terminal.drop_unwritten()
+        sys.exit(code)
+
+
+def _verdict(error: BaseException) -> tuple[int | None, str]:
+    """The exit code and the line of what can go wrong outside; None for a fault of the program itself."""
+    from edgeqwen.errors import EdgeqwenError
+
+    if isinstance(error, click.ClickException):
+        return error.exit_code, ""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return INTERRUPTED, ""
+    if isinstance(error, BrokenPipeError):  # `edgeqwen ... | head`: nobody reads any more
+        return 1, ""
+    if isinstance(error, OSError) and error.strerror:
+        return 1, error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    no_home = isinstance(error, RuntimeError) and "home directory" in str(error)  # pathlib's words for ~nobody
+    if no_home or isinstance(error, EdgeqwenError | OSError | UnicodeError):
+        return 1, str(error) or type(error).__name__
+    return None, ""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 import queue
 import sys
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import click
-
+from edgeqwen.cli.terminal import harmless, note, takes_ansi
 from edgeqwen.types import Completion, Delta
 
 if TYPE_CHECKING:
@@ -65,40 +63,53 @@ def play(model: Model, deltas: Generator[Delta], show: Callable[[Delta], None]) 
 
 
 class Printer:
-    """Prints deltas as they come: thinking dimmed on stderr, content on stdout: a pipe gets the answer alone."""
+    """Prints deltas as they come: thinking dimmed on stderr, content on stdout: a pipe gets the answer alone.
 
-    def __init__(self, *, show_thinking: bool, out: TextIO | None = None, err: TextIO | None = None) -> None:
+    `show_thinking` None shows it on a terminal only.
+    """
+
+    def __init__(self, *, show_thinking: bool | None, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self._out = out or sys.stdout
         self._err = err or sys.stderr
-        self._show_thinking = show_thinking and self._err.isatty()
-        self._progress = self._err.isatty()
+        self._show_thinking = self._err.isatty() if show_thinking is None else show_thinking
+        self._ansi = takes_ansi(self._err)
+        self._in_progress = False  # the last line of the terminal says how much of the prompt was read
         self._in_thinking = False
 
     def show(self, delta: Delta) -> None:
-        if delta.prompt_progress and self._progress:
+        if delta.prompt_progress and self._ansi:
             done, total = delta.prompt_progress
             self._write(self._err, f"\r\x1b[2mreading the prompt: {done} of {total} tokens\x1b[0m\x1b[K")
-        elif self._progress and (delta.thinking or delta.content or delta.tool_calls or delta.finish_reason):
-            self._write(self._err, "\r\x1b[K")  # the line of the prompt's progress
-            self._progress = False
+            self._in_progress = True
+        elif delta.thinking or delta.content or delta.tool_calls or delta.finish_reason:
+            self._end_progress()
         if delta.thinking and self._show_thinking:
-            self._write(self._err, ("" if self._in_thinking else "\x1b[2m") + delta.thinking)
+            if self._ansi and not self._in_thinking:
+                self._write(self._err, "\x1b[2m")
+            self._write(self._err, harmless(delta.thinking, self._err))
             self._in_thinking = True
         if delta.content or delta.tool_calls or delta.finish_reason:
-            self.end_thinking()
+            self._end_thinking()
         if delta.content:
-            self._write(self._out, delta.content)
+            self._write(self._out, harmless(delta.content, self._out))
         for call in delta.tool_calls:
-            self._write(self._out, (f"\n[tool call] {call.name} " if call.name else "") + call.arguments)
-
-    def end_thinking(self) -> None:
-        if self._in_thinking:
-            self._write(self._err, "\x1b[0m\n\n")
-            self._in_thinking = False
+            text = (f"\n[tool call] {call.name} " if call.name else "") + call.arguments
+            self._write(self._out, harmless(text, self._out))
 
     def end(self) -> None:
-        self.end_thinking()
+        self._end_progress()
+        self._end_thinking()
         self._write(self._out, "\n")
+
+    def _end_progress(self) -> None:
+        if self._in_progress:
+            self._write(self._err, "\r\x1b[K")
+            self._in_progress = False
+
+    def _end_thinking(self) -> None:
+        if self._in_thinking:
+            self._write(self._err, ("\x1b[0m" if self._ansi else "") + "\n\n")
+            self._in_thinking = False
 
     @staticmethod
     def _write(stream: TextIO, text: str) -> None:
@@ -106,12 +117,18 @@ class Printer:
         stream.flush()
 
 
-def as_json(completion: Completion, model: Model) -> str:
-    """One JSON object with the answer, its counts and its speeds."""
-    facts = asdict(completion)
-    facts["model"] = model.card.name
-    facts["logprobs"] = [{**asdict(p), "token_bytes": list(p.token_bytes)} for p in completion.logprobs] or None
-    return json.dumps(facts, ensure_ascii=False, indent=2)
+def facts(completion: Completion, model: Model) -> dict[str, Any]:
+    """An answer, its counts and its speeds as plain JSON data."""
+    logprobs = [{**asdict(p), "token_bytes": list(p.token_bytes)} for p in completion.logprobs] or None
+    return {**asdict(completion), "model": model.card.name, "logprobs": logprobs}
+
+
+def tell_end(completion: Completion) -> None:
+    """The summary on a terminal; everywhere where the answer was cut: what a pipe holds is not the whole of it."""
+    note(summary(completion), always=completion.finish_reason in _CUT)
+
+
+_CUT = {"length": "cut by length: ", "loop": "cut because it repeated itself: "}
 
 
 def summary(completion: Completion) -> str:
@@ -119,14 +136,8 @@ def summary(completion: Completion) -> str:
     usage, timings = completion.usage, completion.timings
     thought = f" ({usage.thinking_tokens} of thinking)" if usage.thinking_tokens else ""
     cached = f" ({usage.cached_tokens} from the cache)" if usage.cached_tokens else ""
-    ended = {"length": "cut by length: ", "loop": "cut because it repeated itself: "}.get(completion.finish_reason, "")
+    ended = _CUT.get(completion.finish_reason, "")
     return (
         f"{ended}{usage.completion_tokens} tokens{thought}, {timings.decode_tokens_per_s:.1f} tokens/s; "
         f"prompt {usage.prompt_tokens} tokens{cached}, {timings.prompt_s:.2f} s"
     )
-
-
-def note(text: str) -> None:
-    """One dimmed line on stderr, on a terminal only."""
-    if sys.stderr.isatty():
-        click.echo(click.style(text, dim=True), err=True)

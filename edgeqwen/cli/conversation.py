@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeqwen.cli.answer import Printer, Stopped, note, play, summary
+from edgeqwen.cli.answer import Printer, Stopped, play, tell_end
+from edgeqwen.cli.terminal import complain, escaped, note
 from edgeqwen.errors import ContextOverflowError, EdgeqwenError
 from edgeqwen.model import fold
 from edgeqwen.types import Message
@@ -26,12 +27,14 @@ HELP = """\
 /bye                leave (so does Ctrl-D)
 \"\"\"                 starts and ends a message of many lines
 Ctrl-C              stops the answer"""
+STOP_AGAIN_S = 0.05
+BUDGET_DIGITS = 9
 
 
 class Conversation:
-    """One user, one model; `settings` are the options of `Model.stream`."""
+    """One user, one model; `settings` are the options of `Model.stream`, `show` says if thinking is shown."""
 
-    def __init__(self, model: Model, settings: dict[str, Any], system: str | None, *, show: bool) -> None:
+    def __init__(self, model: Model, settings: dict[str, Any], system: str | None, *, show: bool | None) -> None:
         self._model = model
         self._settings = settings
         self._system = system
@@ -48,17 +51,22 @@ class Conversation:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - editing and history for input()
         note(f"{self._model.card.name}, {self._model.context_length} tokens of context; /help lists the commands")
-        while (text := self._read()) is not None:
-            word, _, rest = text.strip().partition(" ")
-            if word == "/bye":
-                break
-            if word in self._commands:
-                self._commands[word](rest.strip())
-            elif word.startswith("/") and "\n" not in text and word.count("/") == 1:
-                click.echo(f"no command {word}; /help lists them", err=True)
-            elif text.strip():
-                self._answer(text)
-        self._wait()
+        while (text := self._read()) is not None and text.strip().partition(" ")[0] != "/bye":
+            try:
+                self._obey(text)
+            except KeyboardInterrupt:
+                note("stopped")
+        self._stop_preparing()
+
+    def _obey(self, text: str) -> None:
+        """One line of the user: a command or a question."""
+        word, _, rest = text.strip().partition(" ")
+        if word in self._commands:
+            self._commands[word](rest.strip())
+        elif word.startswith("/") and "\n" not in text and word.count("/") == 1:
+            click.echo(f"no command {escaped(word)}; /help lists them", err=True)
+        elif text.strip():
+            self._answer(text)
 
     def _read(self) -> str | None:
         """The next message; None at the end of the input. Ctrl-C drops a half-typed one."""
@@ -83,27 +91,25 @@ class Conversation:
         return [*system, *self._history]
 
     def _answer(self, text: str) -> None:
+        """Show the answer, and keep both; a question that found no answer is not kept."""
         self._wait()
         printer = Printer(show_thinking=self._show)
         asked = Message("user", text)
-        self._history.append(asked)
         try:
-            stream = self._model.stream(self._messages(), **self._settings)
+            stream = self._model.stream([*self._messages(), asked], **self._settings)
             deltas = play(self._model, stream, printer.show)
             printer.end()
             completion = fold(deltas)
-            note(summary(completion))
-            self._history.append(replace(completion.message, tool_calls=()))
+            tell_end(completion)
+            self._history += [asked, replace(completion.message, tool_calls=())]
             self._prepare()
         except Stopped as stop:
             printer.end()
             note("stopped")
-            self._history.append(Message("assistant", "".join(delta.content for delta in stop.deltas)))
+            self._history += [asked, Message("assistant", "".join(delta.content for delta in stop.deltas))]
         except EdgeqwenError as error:
             printer.end()
-            self._history.remove(asked)
-            hint = "; /clear starts anew" if isinstance(error, ContextOverflowError) else ""
-            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}{hint}", err=True)
+            complain(f"{error}; /clear starts anew" if isinstance(error, ContextOverflowError) else str(error))
 
     def _prepare(self) -> None:
         """Compute the cache of the history while the user reads and types."""
@@ -116,14 +122,29 @@ class Conversation:
         self._preparing.start()
 
     def _wait(self) -> None:
-        if self._preparing is not None:
-            self._preparing.join()
+        """Let `prepare` end, for the next answer needs its work; Ctrl-C ends the wait, and the work with it."""
+        try:
+            if self._preparing is not None:
+                self._preparing.join()
+        except KeyboardInterrupt:
+            self._stop_preparing()
+            raise
+
+    def _stop_preparing(self) -> None:
+        """Interrupt until it ends: an interrupt that comes before the work has begun is forgotten."""
+        while self._preparing is not None and self._preparing.is_alive():
+            with contextlib.suppress(KeyboardInterrupt):  # once more: it is stopping already
+                self._model.interrupt()
+                self._preparing.join(STOP_AGAIN_S)
+        self._preparing = None
 
     def _think(self, _rest: str) -> None:
         if not self._model.template.thinks:
-            click.echo(f"{self._model.card.name} has no thinking mode", err=True)
+            click.echo(f"{escaped(self._model.card.name)} has no thinking mode", err=True)
             return
         self._settings["thinking"] = True
+        if self._settings.get("thinking_budget") == 0:
+            self._settings["thinking_budget"] = None
         note("thinking is on")
 
     def _no_think(self, _rest: str) -> None:
@@ -131,10 +152,12 @@ class Conversation:
         note("thinking is off")
 
     def _budget(self, rest: str) -> None:
-        if rest and not rest.isdecimal():
-            click.echo(f"/budget needs a number of tokens, found {rest!r}", err=True)
+        if rest and not (rest.isdecimal() and len(rest) <= BUDGET_DIGITS):
+            click.echo(f"/budget needs a number of tokens, found {rest[:60]!r}", err=True)
             return
-        self._settings["thinking_budget"] = int(rest) if rest else None
+        self._settings["thinking_budget"] = budget = int(rest) if rest else None
+        if budget == 0 and self._settings.get("thinking"):
+            del self._settings["thinking"]  # the later word counts
         note(f"at most {rest} tokens of thinking" if rest else "no limit on thinking")
 
     def _set_system(self, rest: str) -> None:
@@ -142,6 +165,7 @@ class Conversation:
         self._clear("")
 
     def _clear(self, _rest: str) -> None:
+        self._stop_preparing()
         self._history.clear()
         note("a new conversation")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeqwen.cli.terminal import escaped, json_text
+from edgeqwen.errors import RequestError
 from edgeqwen.types import DEFAULT_TYPE
 
 if TYPE_CHECKING:
@@ -46,8 +48,11 @@ def convert(
     HF_ENDPOINT=https://mirror.example edgeqwen convert Qwen/Qwen3-0.6B
     """
     from edgeqwen import catalog
+    from edgeqwen.artifact import is_artifact
     from edgeqwen.cli.progress import Progress
 
+    if model != "nano" and is_artifact(Path(model).expanduser()):
+        raise RequestError(f"{model} is an artifact already; run it: {shlex.join(['edgeqwen', 'run', model])}")
     kind = catalog.type_name(kind)
     target = out or Path(catalog.artifact_name(catalog.model_name(model), kind))
     with Progress() as progress:
@@ -56,9 +61,14 @@ def convert(
             offline=offline, revision=revision, progress=progress,
         )  # fmt: skip
     if as_json:
-        click.echo(json.dumps({**asdict(report), "path": str(report.path)}, indent=2))
+        click.echo(json_text(facts(report)))
     else:
         click.echo(summary(report))
+
+
+def facts(report: ConvertReport) -> dict[str, Any]:
+    """The report as plain JSON data."""
+    return {**asdict(report), "path": str(report.path)}
 
 
 def summary(report: ConvertReport) -> str:
@@ -73,5 +83,5 @@ def summary(report: ConvertReport) -> str:
     ]
     if errors:
         lines.append(f"  rounding error (RMS, relative): {errors}")
-    lines.append(f'  run it: edgeqwen run {report.path} "Hello"')
-    return "\n".join(lines)
+    lines.append(f'  run it: {shlex.join(["edgeqwen", "run", str(report.path)])} "Hello"')
+    return "\n".join(escaped(line) for line in lines)

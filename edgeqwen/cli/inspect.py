@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
+
+from edgeqwen.cli.terminal import escaped, json_text
 
 if TYPE_CHECKING:
     from edgeqwen.inspection import Inspection
@@ -26,8 +27,10 @@ def inspect(model: str, *, verify: bool, tensors: bool, as_json: bool) -> None:
     from edgeqwen.inspection import inspect as look
 
     found = look(model, verify=verify)
+    if verify and found.kind != "artifact":
+        raise click.UsageError(f"--verify checks the hashes of an artifact; {model} is a {found.kind} and has none")
     if as_json:
-        click.echo(json.dumps(found.as_dict(), ensure_ascii=False, indent=2))
+        click.echo(json_text(found.as_dict()))
     else:
         click.echo("\n".join(_lines(found, tensors=tensors)))
 
@@ -51,7 +54,7 @@ def _lines(found: Inspection, *, tensors: bool) -> list[str]:
     lines = [f"{label:<15}{text}" for label, text in rows]
     if tensors:
         lines += [f"  {t.name:<50} {t.type:<6} {' x '.join(map(str, t.shape))}" for t in found.tensors]
-    return lines
+    return [escaped(line) for line in lines]
 
 
 def _memory(parts: dict[str, int]) -> str:

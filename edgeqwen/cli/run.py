@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+
+from edgeqwen.cli.terminal import json_text
 
 if TYPE_CHECKING:
     from edgeqwen.model import Model
+    from edgeqwen.types import Delta
 
-PROMPT_BYTES_MAX = 4 << 20
+PROMPT_CHARACTERS_MAX = 4 << 20
 
 
 @click.command(short_help="Ask a model one question, or talk with it.")
@@ -33,43 +39,87 @@ PROMPT_BYTES_MAX = 4 << 20
 @click.option("--context", "context_length", type=int, help="Tokens of prompt and answer together.  [default: 4096]")
 @click.option("--threads", type=int, help="[default: the fast physical cores]")
 @click.option("--kv-type", type=click.Choice(["f16", "q8_0", "f32"]), default="f16", show_default=True)
-@click.option("--gpu-layers", type=int, default=0, show_default=True, help="Layers on the GPU; -1 for all.")
+@click.option(
+    "--gpu-layers", type=click.IntRange(min=-1), default=0, show_default=True, help="Layers on the GPU; -1 for all."
+)
 @click.option("--type", "quant", help="Type to convert to on first use of a hub id.  [default: q4_k_m]")
 @click.option("--offline", is_flag=True, help="Never ask the network.")
 @click.option("--verify", is_flag=True, help="Check every hash before loading.")
 @click.option("--trust-template", is_flag=True, help="Accept a chat template that edgeqwen does not know.")
-@click.option("--hide-thinking", is_flag=True, help="Do not show the thinking.")
+@click.option("--show-thinking/--hide-thinking", "show", default=None, help="[default: shown on a terminal only]")
+@click.option("--logprobs", type=click.IntRange(0, 20), help="With --json: as many of the likeliest tokens each time.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the answer is complete.")
 def run(model: str, prompt: str | None, **options: Any) -> None:
     """Ask MODEL one question, or talk with it if there is no PROMPT.
 
     MODEL is an artifact's folder, a GGUF file, a hub id (converted on first use) or `nano`. A PROMPT of - is read
-    from standard input.
+    from standard input; text that is piped in beside a PROMPT follows it. A PROMPT that begins with - stands behind
+    the options and --.
 
     \b
     edgeqwen run ./qwen3-0.6b-q4_k_m "Why is the sky blue?" --thinking-budget 512
     edgeqwen run nano "What is 123 + 456?" --think --json
-    cat letter.txt | edgeqwen run ./qwen3-0.6b-q4_k_m -
+    edgeqwen run nano --no-think -- "-5 + 3"
+    cat letter.txt | edgeqwen run ./qwen3-0.6b-q4_k_m "Sum this up:"
     """
-    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        prompt = _standard_input()
-    if prompt is None and options["as_json"]:
-        raise click.UsageError("--json needs a PROMPT")
+    _check(model, options)
+    question = _question(prompt)
+    if question is None:
+        for name in ("as_json", "tools"):
+            if options[name]:
+                raise click.UsageError(f"--{name.removeprefix('as_')} needs a PROMPT")
+    tools = _tools(options["tools"])
     with _load(model, options) as loaded:
-        if prompt is None:
+        if question is None:
             from edgeqwen.cli.conversation import Conversation
 
-            Conversation(loaded, _generation(options), options["system"], show=not options["hide_thinking"]).talk()
+            Conversation(loaded, _generation(options), options["system"], show=options["show"]).talk()
         else:
-            _answer(loaded, prompt, options)
+            _answer(loaded, question, tools, options)
+
+
+def _check(model: str, options: dict[str, Any]) -> None:
+    """Raise a usage error for options that contradict each other or would have no effect."""
+    if options["thinking"] and options["thinking_budget"] == 0:
+        raise click.UsageError("--think and --thinking-budget 0 contradict each other: 0 turns thinking off")
+    if options["logprobs"] is not None and not options["as_json"]:
+        raise click.UsageError("--logprobs are shown in JSON only: add --json")
+    path = Path(model).expanduser()
+    is_gguf = model != "nano" and path.is_file()
+    if options["verify"] and is_gguf:
+        raise click.UsageError(f"--verify checks the hashes of an artifact; {model} is a plain GGUF file without any")
+    typed = click.get_current_context().get_parameter_source("quant") is ParameterSource.COMMANDLINE
+    if typed and (is_gguf or (model != "nano" and (path / "manifest.json").is_file())):
+        kind = "a GGUF file" if is_gguf else "an artifact"
+        raise click.UsageError(f"--type is for a hub id or nano, which are converted; {model} is {kind} already")
+
+
+def _question(prompt: str | None) -> str | None:
+    """The PROMPT with what is piped in; None where a conversation is wanted."""
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        text = _standard_input()
+        if not text.strip():
+            raise click.UsageError("there is no PROMPT: give one, or text on standard input")
+        return text
+    if prompt is None or not _is_piped():
+        return prompt
+    piped = _standard_input()
+    return f"{prompt}\n\n{piped}" if piped.strip() else prompt
+
+
+def _is_piped() -> bool:
+    """Whether standard input is a file or a pipe, which end: nobody waits for a socket or a device."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):  # no file behind it
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
 
 
 def _standard_input() -> str:
-    text = sys.stdin.read(PROMPT_BYTES_MAX + 1)
-    if len(text) > PROMPT_BYTES_MAX:
-        raise click.UsageError(f"standard input is longer than {PROMPT_BYTES_MAX} characters")
-    if not text.strip():
-        raise click.UsageError("there is no PROMPT: give one, or text on standard input")
+    text = sys.stdin.read(PROMPT_CHARACTERS_MAX + 1)
+    if len(text) > PROMPT_CHARACTERS_MAX:
+        raise click.UsageError(f"standard input is longer than {PROMPT_CHARACTERS_MAX} characters")
     return text
 
 
@@ -95,7 +145,7 @@ def _load(name: str, options: dict[str, Any]) -> Model:
 def _generation(options: dict[str, Any]) -> dict[str, Any]:
     """The options of one answer, those that were given."""
     names = ("thinking", "thinking_budget", "max_tokens", "temperature", "top_p", "top_k", "min_p",
-             "presence_penalty", "seed", "stop")  # fmt: skip
+             "presence_penalty", "seed", "stop", "logprobs")  # fmt: skip
     return {name: options[name] for name in names if options[name] not in (None, ())}
 
 
@@ -104,31 +154,35 @@ def _tools(path: Path | None) -> list[dict[str, Any]]:
         return []
     try:
         tools = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise click.UsageError(f"--tools {path}: is not JSON: {error}") from error
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise click.UsageError(f"--tools {path}: must be a list of objects, as in OpenAI's `tools`")
     return tools
 
 
-def _answer(model: Model, prompt: str, options: dict[str, Any]) -> None:
-    from edgeqwen.cli.answer import Printer, Stopped, as_json, note, play, summary
+def _answer(model: Model, question: str, tools: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    from edgeqwen.cli.answer import Printer, Stopped, facts, play, tell_end
     from edgeqwen.model import fold
 
-    messages = [{"role": "user", "content": prompt}]
+    messages = [{"role": "user", "content": question}]
     if options["system"]:
         messages.insert(0, {"role": "system", "content": options["system"]})
-    stream = model.stream(messages, tools=_tools(options["tools"]), **_generation(options))
-    printer = Printer(show_thinking=not options["hide_thinking"])
-    show = (lambda _: None) if options["as_json"] else printer.show
+    stream = model.stream(messages, tools=tools, **_generation(options))
+    printer = None if options["as_json"] else Printer(show_thinking=options["show"])
     try:
-        deltas = play(model, stream, show)
+        deltas = play(model, stream, printer.show if printer else _nothing)
     except Stopped:
-        printer.end()
+        if printer:
+            printer.end()
         raise KeyboardInterrupt from None
     completion = fold(deltas)
-    if options["as_json"]:
-        click.echo(as_json(completion, model))
-    else:
+    if printer:
         printer.end()
-        note(summary(completion))
+        tell_end(completion)
+    else:
+        click.echo(json_text(facts(completion, model)))
+
+
+def _nothing(_delta: Delta) -> None:
+    """What --json shows before the end."""
