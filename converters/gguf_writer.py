@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from edgeqwen.gguf import DEFAULT_ALIGNMENT, GGML_TYPES, MAGIC
+from edgeqwen.gguf import DEFAULT_ALIGNMENT, GGML_TYPES, MAGIC, GgufTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,22 +39,11 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedTensor:
-    """A tensor of the file to be: `shape` in numpy order, `offset` in bytes from the start of the file."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Layout:
     """A whole file but for its weights: `header` with the padding up to the first tensor, tensors in order."""
 
     header: bytes
-    tensors: tuple[PlannedTensor, ...]
+    tensors: tuple[GgufTensor, ...]
     size: int
 
 
@@ -70,7 +59,7 @@ def plan_layout(fields: Iterable[Field], tensors: Iterable[tuple[str, str, tuple
     header = b"".join([MAGIC, struct.pack("<IQQ", _VERSION, len(table), len(keys)), *keys, *table])
     header += bytes(-len(header) % DEFAULT_ALIGNMENT)
     start = len(header)
-    planned = tuple(PlannedTensor(name, kind, shape, start + at, nbytes) for name, kind, shape, at, nbytes in placed)
+    planned = tuple(GgufTensor(name, kind, shape, start + at, nbytes) for name, kind, shape, at, nbytes in placed)
     return Layout(header, planned, start + offset)
 
 

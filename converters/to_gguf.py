@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from converters.checkpoint import Checkpoint
-    from converters.gguf_writer import Layout, PlannedTensor
+    from converters.gguf_writer import Layout
     from edgeqwen.artifact_writer import Draft
+    from edgeqwen.gguf import GgufTensor
 
 Progress = Callable[[int, int, str], None]  # bytes written, bytes in all, what is being written
 
@@ -61,7 +62,7 @@ class ConvertReport:
 class _Job:
     """Some rows of one tensor; `source` is its name in the checkpoint."""
 
-    tensor: PlannedTensor
+    tensor: GgufTensor
     source: str
     start: int
     stop: int

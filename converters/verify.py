@@ -32,12 +32,9 @@ def verify_file(path: Path, layout: Layout, rows: Callable[[str, int, int], npt.
     the computed ones is checked while they are written (converters/stream.py).
     """
     with open_gguf(path) as file:
-        found = {
-            tensor.name: (tensor.type, tensor.shape, tensor.offset, tensor.nbytes) for tensor in file.tensors.values()
-        }
-        planned = {tensor.name: (tensor.type, tensor.shape, tensor.offset, tensor.nbytes) for tensor in layout.tensors}
-        if file.size != layout.size or list(found.items()) != list(planned.items()):
-            differ = sorted(name for name in found.keys() | planned.keys() if found.get(name) != planned.get(name))
+        found, planned = list(file.tensors.values()), list(layout.tensors)
+        if file.size != layout.size or found != planned:
+            differ = sorted({tensor.name for tensor in set(found) ^ set(planned)})
             raise ArtifactError(
                 f"{path} has {file.size} bytes and was planned with {layout.size}; tensors that differ: {differ}"
             )
