@@ -40,7 +40,8 @@ class Conversation:
         self._system = system
         self._show = show
         self._history: list[Message] = []
-        self._preparing: threading.Thread | None = None
+        self._prepared = threading.Event()  # not set while the cache is being prepared
+        self._prepared.set()
         self._commands = {
             "/think": self._think, "/no_think": self._no_think, "/budget": self._budget, "/system": self._set_system,
             "/clear": self._clear, "/help": self._help, "/?": self._help,
@@ -113,30 +114,35 @@ class Conversation:
 
     def _prepare(self) -> None:
         """Compute the cache of the history while the user reads and types."""
+        messages, prepared = self._messages(), threading.Event()
 
         def work() -> None:
-            with contextlib.suppress(EdgeqwenError):  # the next answer meets the same error and shows it
-                self._model.prepare(self._messages())
+            try:
+                with contextlib.suppress(EdgeqwenError):  # the next answer meets the same error and shows it
+                    self._model.prepare(messages)
+            finally:
+                prepared.set()
 
-        self._preparing = threading.Thread(target=work, name="prepare", daemon=True)
-        self._preparing.start()
+        self._prepared = prepared
+        threading.Thread(target=work, name="prepare", daemon=True).start()
 
     def _wait(self) -> None:
-        """Let `prepare` end, for the next answer needs its work; Ctrl-C ends the wait, and the work with it."""
+        """Let `prepare` end, for the next answer needs its work; Ctrl-C ends the wait, and the work with it.
+
+        It waits for an event: Python 3.11 takes a thread for ended when Ctrl-C interrupts its join().
+        """
         try:
-            if self._preparing is not None:
-                self._preparing.join()
+            self._prepared.wait()
         except KeyboardInterrupt:
             self._stop_preparing()
             raise
 
     def _stop_preparing(self) -> None:
         """Interrupt until it ends: an interrupt that comes before the work has begun is forgotten."""
-        while self._preparing is not None and self._preparing.is_alive():
+        while not self._prepared.is_set():
             with contextlib.suppress(KeyboardInterrupt):  # once more: it is stopping already
                 self._model.interrupt()
-                self._preparing.join(STOP_AGAIN_S)
-        self._preparing = None
+                self._prepared.wait(STOP_AGAIN_S)
 
     def _think(self, _rest: str) -> None:
         if not self._model.template.thinks:
