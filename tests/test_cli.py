@@ -245,11 +245,15 @@ def on_a_terminal(*arguments, **environment):
 def test_a_terminal_gets_styles_unless_it_wants_none(nano_artifact):
     assert "\x1b[31m" in on_a_terminal("inspect", "absent.gguf")[1]
     question = ("run", nano_artifact("q8_0"), "What is 2 + 2?", "--think", "--seed", "1")
-    for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
-        for arguments in (("inspect", "absent.gguf"), ("demo",), question):
-            got = on_a_terminal(*arguments, **environment)[1]
-            assert got
-            assert "\x1b" not in got
+    for arguments, environment in (
+        (("inspect", "absent.gguf"), {"NO_COLOR": "1"}),
+        (("inspect", "absent.gguf"), {"TERM": "dumb"}),
+        (("demo",), {"NO_COLOR": "1"}),
+        (question, {"TERM": "dumb"}),
+    ):
+        got = on_a_terminal(*arguments, **environment)[1]
+        assert got
+        assert "\x1b" not in got
 
 
 def test_demo_prints_one_json_object():
