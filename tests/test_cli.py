@@ -388,7 +388,7 @@ def test_inspect_shows_sizes_and_memory(nano_artifact):
     for words in ("artifact, qwen3", "known, rendered natively", "memory at 2048", "memory at 4096", "all checked"):
         assert words in out
     facts = json.loads(run("inspect", folder, "--json")[1])
-    assert facts["parameters"] == 4_986_112  # of the model card
+    assert facts["parameters"] == 4_984_064  # the sum over the checkpoint's tensors
     assert "checkpoint, qwen3" in run("inspect", "nano")[1]
     assert "token_embd.weight" in run("inspect", folder, "--tensors")[1]
 
