@@ -168,16 +168,14 @@ class Model:
             row: Row | None = None
             for row in self._forward(prompt[cached:]):
                 if row is None:
-                    with self._handed_over():
-                        yield Delta(prompt_progress=(self.backend.length(0), len(prompt)))
+                    yield from self._show(Delta(prompt_progress=(self.backend.length(0), len(prompt))))
             prompt_s = time.perf_counter() - started - (self._idle_s - idle_s)
             while row is not None:
                 delta = generation.step(row)
                 if generation.finish_reason is not None:
                     break
                 if delta != NOTHING:
-                    with self._handed_over():
-                        yield delta
+                    yield from self._show(delta)
                 (row,) = self._forward(generation.next_ids)
             decode_s = time.perf_counter() - started - (self._idle_s - idle_s) - prompt_s
             usage = replace(generation.usage, cached_tokens=cached)
@@ -190,12 +188,11 @@ class Model:
             )
         yield replace(delta, usage=usage, timings=timings)
 
-    @contextmanager
-    def _handed_over(self) -> Iterator[None]:
-        """While the reader has a delta: its time is not the model's, and another thread may go on with the stream."""
+    def _show(self, delta: Delta) -> Iterator[Delta]:
+        """Hand a delta over: the reader's time is not the model's, and another thread may go on with the stream."""
         left = time.perf_counter()
         try:
-            yield
+            yield delta
         finally:
             self._idle_s += time.perf_counter() - left
             self._owner = threading.current_thread()
