@@ -67,16 +67,16 @@ class Mixture:
         self.vocabulary = Vocabulary.of(tokenizer.get_vocab(), lambda text: tokenizer.encode(text).tokens)
         # weights in the first chunks, where copying is learned on short rows, and after
         makers: dict[Callable[[Random], Sample], tuple[int, int]] = {
-            tools.tool_call: (5, 24),
+            tools.tool_call: (5, 30),
             tools.tool_result: (2, 6),
-            skills.addition: (20, 45),
+            skills.addition: (20, 35),
             self.spelling: (30, 95),
-            skills.extraction: (12, 25),
-            skills.capital: (8, 35),
-            dialogues.follow_up: (6, 20),
-            skills.identity: (2, 5),
+            skills.extraction: (12, 45),
+            skills.capital: (8, 15),
+            dialogues.follow_up: (6, 30),
+            skills.identity: (2, 10),
             skills.talk: (1, 3),
-            skills.unknown: (2, 5),
+            skills.unknown: (2, 8),
             self.repetition: (40, 8),
         }
         self.makers = list(makers)

@@ -23,7 +23,7 @@ from .tokenizer import Renderer
 
 PART = 2048  # tokens a forward pass: small enough for the cache
 SAVE_SECONDS = 240
-LOG_STEPS = 25
+LOG_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for state.pt")
     parser.add_argument("--tokenizer", type=Path, default=Path("edgeqwen/nano"), help="folder of the small tokenizer")
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--decay-steps", type=int, default=1400, help="the last steps, at a falling rate")
-    parser.add_argument("--rounded-steps", type=int, default=450, help="the last steps, on 4-bit weights")
+    parser.add_argument("--steps", type=int, default=2520)
+    parser.add_argument("--decay-steps", type=int, default=1700, help="the last steps, at a falling rate")
+    parser.add_argument("--rounded-steps", type=int, default=500, help="the last steps, on 4-bit weights")
     parser.add_argument("--parts", type=int, default=2, help=f"forward passes of {PART} tokens a step")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
