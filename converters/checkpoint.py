@@ -13,9 +13,9 @@ from converters.model_card import read_card
 from converters.model_config import check_defaults, read_shape
 from converters.safetensors import NUMPY_DTYPE, TensorInfo, read_tensors, shard_names
 from converters.source_file import SourceFile, read_file
-from converters.strict_json import parse_object, shown
 from converters.tokenizer_files import TOKENIZER, read_tokenizer
 from edgeqwen.errors import CheckpointError
+from edgeqwen.strict_json import parse_object, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -182,7 +182,7 @@ def _name(folder: Path) -> str:
 
 
 def _read_object(folder: Path, name: str) -> dict[str, Any]:
-    return parse_object(read_file(folder, name, MAX_CONFIG_BYTES), str(folder / name))
+    return parse_object(read_file(folder, name, MAX_CONFIG_BYTES), str(folder / name), CheckpointError)
 
 
 def _open_shards(folder: Path, opened: ExitStack) -> tuple[dict[Path, SourceFile], dict[str, TensorInfo]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from converters.architectures import ARCHITECTURES, SUPPORTED
-from converters.strict_json import shown
 from edgeqwen.errors import CheckpointError
+from edgeqwen.strict_json import shown
 from edgeqwen.types import ModelShape
 
 if TYPE_CHECKING:

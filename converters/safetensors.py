@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from converters.source_file import read_file
-from converters.strict_json import parse_object, shown
 from edgeqwen.errors import CheckpointError
+from edgeqwen.strict_json import parse_object, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +74,7 @@ def shard_names(folder: Path) -> tuple[list[str], Mapping[str, str]]:
 
 def _weight_map(folder: Path) -> dict[str, str]:
     where = str(folder / INDEX)
-    weight_map = parse_object(read_file(folder, INDEX, MAX_INDEX_BYTES), where).get("weight_map")
+    weight_map = parse_object(read_file(folder, INDEX, MAX_INDEX_BYTES), where, CheckpointError).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{where}: weight_map is {shown(weight_map)}, not an object of tensor -> file")
     if len(weight_map) > MAX_TENSORS:
@@ -110,7 +110,7 @@ def _header(source: SourceFile, where: str) -> tuple[dict[str, Any], int]:
     raw = source.read_at(8, length)
     if not raw.startswith(b"{"):
         raise CheckpointError(f"{where}: the header starts with {shown(raw[:8])}, not with an object")
-    return parse_object(raw, f"{where}: header"), 8 + length
+    return parse_object(raw, f"{where}: header", CheckpointError), 8 + length
 
 
 def _check_metadata(metadata: object, where: str) -> None:

@@ -10,8 +10,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from converters.source_file import read_file
-from converters.strict_json import parse_object, shown
 from edgeqwen.errors import CheckpointError
+from edgeqwen.strict_json import parse_object, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,9 +57,9 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
             "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     raw = read_file(folder, TOKENIZER, MAX_TOKENIZER_BYTES)
-    data = parse_object(raw, str(folder / TOKENIZER))
+    data = parse_object(raw, str(folder / TOKENIZER), CheckpointError)
     where = str(folder / TOKENIZER_CONFIG)
-    config = parse_object(read_file(folder, TOKENIZER_CONFIG, MAX_CONFIG_BYTES), where)
+    config = parse_object(read_file(folder, TOKENIZER_CONFIG, MAX_CONFIG_BYTES), where, CheckpointError)
     size = _check_tokenizer(data, str(folder / TOKENIZER))
     _check_decoder_table(config, data, where)
     return TokenizerFiles(raw, data, config, _chat_template(folder, names, config), size)

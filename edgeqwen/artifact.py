@@ -25,8 +25,8 @@ from edgeqwen.manifest import (
     Source,
     SourceFile,
     parse_manifest,
-    parse_object,
 )
+from edgeqwen.strict_json import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +77,7 @@ class Artifact:
         path = self.path / MEASURED
         if not path.is_file():
             return {}
-        data = parse_object(_read_small(path, _MAX_MEASURED_BYTES), str(path))
+        data = parse_object(_read_small(path, _MAX_MEASURED_BYTES), str(path), ArtifactError)
         return data if data.get("manifest_sha256") == self.manifest_sha256 else {}
 
 

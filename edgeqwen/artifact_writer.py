@@ -24,8 +24,8 @@ from edgeqwen.manifest import (
     Payload,
     dump_manifest,
     parse_manifest,
-    parse_object,
 )
+from edgeqwen.strict_json import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -190,7 +190,7 @@ def _is_leftover(name: str) -> bool:
 def _is_ours(manifest: Path) -> bool:
     """Whether this is a manifest of any version of ours."""
     try:
-        data = parse_object(manifest.read_bytes()[:MAX_MANIFEST_BYTES], str(manifest))
+        data = parse_object(manifest.read_bytes()[:MAX_MANIFEST_BYTES], str(manifest), ArtifactError)
     except (OSError, ArtifactError):
         return False
     return isinstance(data.get("format_version"), int) and isinstance(data.get("formats"), dict)
@@ -199,7 +199,7 @@ def _is_ours(manifest: Path) -> bool:
 def _listed(folder: Path) -> set[str]:
     """Names of the payloads of the artifact that is there now; empty where none is."""
     try:
-        data = parse_object((folder / MANIFEST).read_bytes()[:MAX_MANIFEST_BYTES], MANIFEST)
+        data = parse_object((folder / MANIFEST).read_bytes()[:MAX_MANIFEST_BYTES], MANIFEST, ArtifactError)
     except (OSError, ArtifactError):
         return set()
     files = data.get("files")

@@ -12,6 +12,7 @@ from types import MappingProxyType, UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from edgeqwen.errors import ArtifactError
+from edgeqwen.strict_json import parse_object
 from edgeqwen.types import ModelShape
 
 FORMAT_VERSION: Final = 1
@@ -92,35 +93,13 @@ def _plain(value: Any) -> Any:
 
 def parse_manifest(raw: bytes, where: str) -> Manifest:
     """Read a manifest strictly: exactly the known keys, each of its type; ArtifactError names the key at fault."""
-    data = parse_object(raw, where)
+    data = parse_object(raw, where, ArtifactError)
     version = data.get("format_version")
     if version != FORMAT_VERSION:
         raise ArtifactError(f"{where}: format_version is {version!r}; this edgeqwen reads {FORMAT_VERSION}")
     manifest: Manifest = _build(Manifest, data, f"{where}: ")
     _check_references(manifest, where)
     return manifest
-
-
-def parse_object(raw: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object; a key that is there twice and a number that is none are errors."""
-    try:
-        data = json.loads(raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{where} is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ArtifactError(f"{where} holds a JSON {type(data).__name__}; an object is expected")
-    return data
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("a key is there twice")
-    return data
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

@@ -14,7 +14,17 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "misc
 BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.AsyncFor, ast.AsyncWith)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # What a layer may import of edgeqwen; who is not listed may import anything below the command line.
-CONVERTERS_MAY_IMPORT = {"artifact", "artifact_writer", "device", "errors", "ggml_types", "gguf", "manifest", "types"}
+CONVERTERS_MAY_IMPORT = {
+    "artifact",
+    "artifact_writer",
+    "device",
+    "errors",
+    "ggml_types",
+    "gguf",
+    "manifest",
+    "strict_json",
+    "types",
+}
 MAY_IMPORT_CONVERTERS = {"catalog.py", "inspection.py"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from edgeqwen.errors import CheckpointError
+from edgeqwen.errors import EdgeqwenError
 
 SHOWN_CHARS = 120
 
@@ -18,19 +18,19 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
 
 
-def parse_object(raw: bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object in `raw`; a CheckpointError that starts with `where` for everything else.
+def parse_object(raw: bytes, where: str, error: type[EdgeqwenError]) -> dict[str, Any]:
+    """Return the JSON object in `raw`; an `error` that starts with `where` for everything else.
 
     Stricter than `json.loads`: UTF-8 only, no key twice, no NaN or Infinity.
     """
     try:
         data = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
-        raise CheckpointError(f"{where}: the JSON is nested too deeply to be a model's") from None
-    except ValueError as error:  # also UnicodeDecodeError and integers of over 4,300 digits
-        raise CheckpointError(f"{where}: not valid JSON: {error}") from None
+        raise error(f"{where}: the JSON is nested too deeply to be a model's") from None
+    except ValueError as fault:  # also UnicodeDecodeError and integers of over 4,300 digits
+        raise error(f"{where}: not valid JSON: {fault}") from None
     if not isinstance(data, dict):
-        raise CheckpointError(f"{where}: expected a JSON object, found {shown(data)}")
+        raise error(f"{where}: expected a JSON object, found {shown(data)}")
     return data
 
 
