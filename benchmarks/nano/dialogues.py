@@ -34,7 +34,7 @@ FIELD_AGAIN = ("What is the {}?", "Tell me the {}.", "And what is the {}?", "Onl
 def next_capital(random: Random) -> Sample:
     """Ask for a capital, then for that of another country."""
     first, second = random.sample(words.CAPITALS, 2)
-    if random.random() < 0.3:
+    if random.random() < 0.4:
         chat = (user(one_of(random, CAPITAL_ZH).format(first[2])), assistant(first[3]))
         follow = one_of(random, AND_OF_ZH).format(second[2])
         thinking, answer = f"问的是{second[2]}的首都。{second[2]}的首都是{second[3]}。", second[3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
@@ -22,6 +23,11 @@ SYSTEM = (
 )
 # Chinese is as often typed with full-width marks as with ASCII ones
 FULL_WIDTH = str.maketrans({",": "\uff0c", "?": "\uff1f", "!": "\uff01", ":": "\uff1a"})
+
+
+def has_double(word: str) -> bool:
+    """Tell whether a letter stands twice in a row."""
+    return any(one == other for one, other in itertools.pairwise(word))
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,19 @@ class Vocabulary:
         return cls(tuple(first), later, tuple(noun_first), tuple(noun_later))
 
     def word(self, random: Random) -> str:
-        """Return a noun, a piece, or pieces put together."""
+        """Return a noun, a piece, or pieces put together; one in five has a double letter for certain."""
+        if random.random() < 0.2:
+            return next(word for word in iter(lambda: self._any_word(random), "") if has_double(word))
+        return self._any_word(random)
+
+    def _any_word(self, random: Random) -> str:
         if random.random() < 0.4:
             return skills.one_of(random, words.NOUNS)
         nouns = random.random() < 0.7
         word = str(skills.one_of(random, self.noun_first if nouns else self.first))
         for _ in range(random.choices((0, 1, 2), (3, 5, 2))[0]):
             word += skills.one_of(random, self.noun_later if nouns else self.later)
-        return word if 2 < len(word) < 13 else self.word(random)
+        return word if 2 < len(word) < 13 else self._any_word(random)
 
 
 class Mixture:
@@ -67,14 +78,14 @@ class Mixture:
         self.vocabulary = Vocabulary.of(tokenizer.get_vocab(), lambda text: tokenizer.encode(text).tokens)
         # weights in the first chunks, where copying is learned on short rows, and after
         makers: dict[Callable[[Random], Sample], tuple[int, int]] = {
-            tools.tool_call: (5, 30),
+            tools.tool_call: (5, 45),
             tools.tool_result: (2, 6),
             skills.addition: (20, 35),
             self.spelling: (30, 95),
-            skills.extraction: (12, 45),
+            skills.extraction: (12, 55),
             skills.capital: (8, 15),
-            dialogues.follow_up: (6, 30),
-            skills.identity: (2, 10),
+            dialogues.follow_up: (6, 40),
+            skills.identity: (2, 18),
             skills.talk: (1, 3),
             skills.unknown: (2, 8),
             self.repetition: (40, 8),

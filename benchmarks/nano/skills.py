@@ -245,7 +245,7 @@ def listed(names: list[str], *, chinese: bool) -> str:
 def facts(random: Random, *, chinese: bool) -> tuple[str, dict[str, Any], dict[str, str]]:
     """Return a sentence about somebody, its fields, and each field's Chinese name."""
     usable = [field for field in FIELDS if not chinese or field[5]]
-    chosen = random.sample(usable, random.choices((1, 2, 3), (2, 6, 2))[0])
+    chosen = random.sample(usable, random.choices((1, 2, 3), (2, 5, 4))[0])
     name = one_of(random, words.NAMES_ZH) if chinese else person(random)
     values: dict[str, Any] = {"name": name}
     titles, clauses = {"name": "姓名"}, []

@@ -145,7 +145,7 @@ class Toolbox:
     def ask(self, random: Random, index: int) -> tuple[str, dict[str, Any], list[str | int]]:
         """Return a request for tool `index`, the call that serves it, and the values in it."""
         intent = self.intents[index]
-        chinese = bool(intent.requests_zh) and random.random() < CHINESE_SHARE
+        chinese = bool(intent.requests_zh) and random.random() < 1.5 * CHINESE_SHARE
         kinds = [p.kind for p in intent.parameters]
         if chinese and random.random() < 0.6:
             kinds = ["city_zh" if kind == "city" else kind for kind in kinds]
