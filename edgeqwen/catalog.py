@@ -107,10 +107,14 @@ def _artifact_folder(path: Path) -> Path:
     raise RequestError(f"{path} is not an artifact: there is no {MANIFEST} in it")
 
 
-def find(path: Path, *, verify: bool = False, trust_template: bool = False) -> Found:
-    """Open what `locate` found; ArtifactError for a damaged file, TemplateError for a template nobody trusts."""
+def find(path: Path, *, format: str = "gguf", verify: bool = False, trust_template: bool = False) -> Found:
+    """Open what `locate` found; ArtifactError for a damaged file, TemplateError for a template nobody trusts.
+
+    `format` is the one that the chosen engine reads, of those an artifact holds.
+    """
     if path.is_dir():
-        return _from_artifact(open_artifact(path, verify="full" if verify else "quick"), trust_template=trust_template)
+        artifact = open_artifact(path, verify="full" if verify else "quick")
+        return _from_artifact(artifact, format, trust_template=trust_template)
     with open_gguf(path) as file:
         return _from_gguf(path, file, trust_template=trust_template)
 
@@ -203,10 +207,10 @@ def _nano_target(type: str) -> Path:
     return cache_folder() / f"nano-{digest}-{type}"
 
 
-def _from_artifact(artifact: Artifact, *, trust_template: bool) -> Found:
+def _from_artifact(artifact: Artifact, format: str, *, trust_template: bool) -> Found:
     manifest = artifact.manifest
-    if "gguf" not in manifest.formats:
-        raise ArtifactError(f"{artifact.path}: holds {', '.join(manifest.formats)} and this engine reads gguf")
+    if format not in manifest.formats:
+        raise ArtifactError(f"{artifact.path}: holds {', '.join(manifest.formats)} and this engine reads {format}")
     if manifest.chat_template is None:
         raise ArtifactError(f"{artifact.path}: holds no chat template; this is a base model, not one to talk with")
     template = artifact.file("chat_template").read_text(encoding="utf-8")

@@ -1,10 +1,14 @@
-"""What this machine is: cores and memory; nothing else in the project asks the system."""
+"""What this machine is: processor, cores, memory, system, disk; nothing else in the project asks for them."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from edgeqwen.errors import EngineMissingError
@@ -12,6 +16,22 @@ from edgeqwen.errors import EngineMissingError
 CPU_FOLDER = Path("/sys/devices/system/cpu")
 CGROUP_FOLDER = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
+CPUINFO = Path("/proc/cpuinfo")
+BOARD = Path("/proc/device-tree/model")
+# Instruction sets that change the speed of a matrix product, in the kernel's words and in everybody's.
+FEATURES = {
+    "sse4_2": "sse4.2", "avx": "avx", "f16c": "f16c", "fma": "fma", "avx2": "avx2", "avx_vnni": "avx-vnni",
+    "avx512f": "avx512", "avx512_vnni": "avx512-vnni", "avx512_bf16": "avx512-bf16", "amx_int8": "amx-int8",
+    "asimd": "neon", "asimdhp": "fp16", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16", "sve": "sve",
+    "sve2": "sve2", "sme": "sme",
+}  # fmt: skip
+# /proc/cpuinfo, CPU part of implementer 0x41 (Arm's Main ID registers).
+ARM_CORES = {
+    0xD03: "Cortex-A53", 0xD04: "Cortex-A35", 0xD05: "Cortex-A55", 0xD07: "Cortex-A57", 0xD08: "Cortex-A72",
+    0xD09: "Cortex-A73", 0xD0A: "Cortex-A75", 0xD0B: "Cortex-A76", 0xD0C: "Neoverse-N1", 0xD0D: "Cortex-A77",
+    0xD40: "Neoverse-V1", 0xD41: "Cortex-A78", 0xD42: "Cortex-A78AE", 0xD46: "Cortex-A510", 0xD47: "Cortex-A710",
+    0xD49: "Neoverse-N2", 0xD4F: "Neoverse-V2",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +67,102 @@ def physical_cores(folder: Path = CPU_FOLDER) -> int:
     return max(1, len({siblings[cpu] for cpu in fast}))
 
 
+@cache
+def cpu_name(cpuinfo: Path = CPUINFO) -> str:
+    """The processor's name, as it calls itself or as its part number says."""
+    facts = _cpu_facts(cpuinfo)
+    if name := facts.get("model name"):
+        return " ".join(name.split())
+    if facts.get("CPU implementer") == "0x41" and (part := ARM_CORES.get(int(facts.get("CPU part", "0"), 16))):
+        return part
+    if sys.platform == "darwin":
+        asked = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+        )
+        return asked.stdout.strip() or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def cpu_features(cpuinfo: Path = CPUINFO) -> tuple[str, ...] | None:
+    """The instruction sets of FEATURES that the processor has; None where the system does not say."""
+    facts = _cpu_facts(cpuinfo)
+    flags = facts.get("flags") or facts.get("Features")
+    return None if flags is None else tuple(FEATURES[flag] for flag in FEATURES if flag in flags.split())
+
+
+def board_name(path: Path = BOARD) -> str | None:
+    """What a small computer calls itself: "Raspberry Pi 5 Model B Rev 1.0"; None elsewhere."""
+    return (_text(path) or "").strip("\0 ") or None
+
+
+def largest_cache_bytes(folder: Path = CPU_FOLDER) -> int | None:
+    """Bytes of the last level of cache: weights smaller than that are not read from memory."""
+    sizes = [_text(path) or "" for path in folder.glob("cpu0/cache/index*/size")]
+    return max(
+        (int(size[:-1]) << {"K": 10, "M": 20}[size[-1]] for size in sizes if size[-1:] in {"K", "M"}), default=None
+    )
+
+
+def system_name() -> str:
+    """The operating system and its kernel."""
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.platform()
+    return f"{name}, {platform.system()} {platform.release()}"
+
+
+def libc_name() -> str | None:
+    """`glibc 2.36`, `musl`; None where there is neither."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION")
+    except (AttributeError, ValueError, OSError):
+        return "musl" if next(Path("/lib").glob("ld-musl-*"), None) else None
+
+
+def disk_free_bytes(path: Path) -> int:
+    """Bytes that this user can still write where `path` is or would be; OSError where that cannot be told."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+def memory_total_bytes(meminfo: Path = MEMINFO) -> int | None:
+    """Bytes of memory that this machine has."""
+    return _meminfo(meminfo).get("MemTotal")
+
+
 def memory_available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP_FOLDER) -> int | None:
     """Bytes that can still be used without swapping: MemAvailable, or less where a cgroup says so."""
-    lines = dict(line.split(":", 1) for line in (_text(meminfo) or "").splitlines() if ":" in line)
-    available = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
+    available, left = _meminfo(meminfo).get("MemAvailable"), cgroup_left_bytes(cgroup)
+    return available if available is None or left is None else min(available, left)
+
+
+def cgroup_left_bytes(cgroup: Path = CGROUP_FOLDER) -> int | None:
+    """Bytes that this process's cgroup may still take, reclaimable cache included; None without a limit."""
     limit = _text(cgroup / "memory.max") or _text(cgroup / "memory/memory.limit_in_bytes")
     used = _text(cgroup / "memory.current") or _text(cgroup / "memory/memory.usage_in_bytes")
-    if available is None or not limit or not limit.isdecimal() or not used:
-        return available
+    if not limit or not limit.isdecimal() or not used:
+        return None
     stat = _text(cgroup / "memory.stat") or _text(cgroup / "memory/memory.stat") or ""
     figures = dict(line.split() for line in stat.splitlines() if line.count(" ") == 1)
     reclaimable = int(figures.get("inactive_file", 0)) + int(figures.get("active_file", 0))
-    return min(available, max(0, int(limit) - int(used) + reclaimable))
+    return max(0, int(limit) - int(used) + reclaimable)
+
+
+def _meminfo(path: Path) -> dict[str, int]:
+    """The lines of /proc/meminfo in bytes."""
+    lines = (line.split() for line in (_text(path) or "").splitlines())
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) > 1}
+
+
+def _cpu_facts(path: Path) -> dict[str, str]:
+    """The first value of every key of /proc/cpuinfo."""
+    facts: dict[str, str] = {}
+    for line in (_text(path) or "").splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            facts.setdefault(key.strip(), value.strip())
+    return facts
 
 
 def _text(path: Path) -> str | None:

@@ -16,6 +16,7 @@ from edgeqwen.backends.base import Backend, Chunk
 from edgeqwen.errors import RequestError
 from edgeqwen.generation import Generation, Prompt, check_config, common_prefix
 from edgeqwen.messages import messages_from
+from edgeqwen.plan import Plan
 from edgeqwen.sampling import Row, resolve
 from edgeqwen.template import ChatTemplate
 from edgeqwen.thinking import think_start
@@ -49,6 +50,7 @@ class ModelCard:
     shape: ModelShape
     end_ids: frozenset[int]
     recommended: GenerationConfig = field(default_factory=GenerationConfig)  # the file's own sampling values
+    plan: Plan | None = None  # the engine, how it was loaded, and why
 
 
 class Model:
@@ -229,14 +231,15 @@ class Model:
                 self._owner = None
 
 
-def load(
+def load(  # noqa: PLR0913 - what one may say of loading
     name: str | Path,
     *,
     type: str | None = None,
     context_length: int | None = None,
     threads: int | None = None,
-    kv_type: str = "f16",
+    kv_type: str | None = None,
     gpu_layers: int = 0,
+    engine: str = "auto",
     offline: bool = False,
     verify: bool = False,
     trust_template: bool = False,
@@ -245,26 +248,28 @@ def load(
     """Open a model: an artifact's folder, a GGUF file, `nano`, or a hub id, which is converted on first use.
 
     `type` is what a hub id or `nano` is converted to, `context_length` counts tokens of prompt and answer (default
-    4,096), `threads` defaults to the fast physical cores, `gpu_layers` -1 puts all layers on a GPU. `verify` checks
-    every hash first; `trust_template` accepts a chat template that is not known and renders it in a sandbox. Raises
-    EdgeqwenError's children; MemoryShortError comes before anything is loaded that would not fit.
+    4,096), `threads` defaults to the fast physical cores, `gpu_layers` -1 puts all layers on a GPU. `engine` is auto,
+    llamacpp or ort, `kv_type` the type of its cache (default f16, of ort f32). `verify` checks every hash first;
+    `trust_template` accepts a chat template that is not known and renders it in a sandbox. Raises EdgeqwenError's
+    children; MemoryShortError comes before anything is loaded that would not fit.
     """
     from edgeqwen.backends import open_backend  # noqa: PLC0415 - what converts and what runs is loaded on use
     from edgeqwen.catalog import find, locate  # noqa: PLC0415
-    from edgeqwen.device import this_device  # noqa: PLC0415
-    from edgeqwen.plan import plan  # noqa: PLC0415
+    from edgeqwen.choice import choose  # noqa: PLC0415
+    from edgeqwen.engines import ENGINES  # noqa: PLC0415
+    from edgeqwen.outline import outline  # noqa: PLC0415
 
     path = locate(name, type=type, offline=offline, trust_template=trust_template, progress=progress)
-    found = find(path, verify=verify, trust_template=trust_template)
-    chosen = plan(
-        found.shape, found.weights, this_device(),
+    chosen = choose(
+        outline(path), engine=engine,
         context_length=context_length, threads=threads, kv_type=kv_type, gpu_layers=gpu_layers,
     )  # fmt: skip
+    found = find(path, format=ENGINES[chosen.engine].format, verify=verify, trust_template=trust_template)
     for reason in chosen.reasons:
         logger.debug("%s", reason)
     loading = (lambda done: progress(int(100 * done), 100, f"loading {found.name}")) if progress else None
     backend = open_backend(found.weights_path, chosen, loading)
-    card = ModelCard(found.name, found.shape, found.end_ids, recommended(found.sampling))
+    card = ModelCard(found.name, found.shape, found.end_ids, recommended(found.sampling), chosen)
     return Model(backend, found.tokenizer, found.template, card)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from edgeqwen.device import Device
-from edgeqwen.errors import MemoryShortError, RequestError
+from edgeqwen.engines import AUTO, ENGINES, Engine, engine_named
+from edgeqwen.errors import ArtifactError, EngineMissingError, MemoryShortError, RequestError
 from edgeqwen.types import ModelShape
 
 CONTEXT_DEFAULT = 4096  # tokens: a chat of some pages; 448 MiB of KV cache for Qwen3-0.6B and 1.7B
@@ -28,6 +29,12 @@ class Weights:
 
     total_bytes: int
     matrix_bytes: Mapping[str, int]
+    lookup_bytes: int = 0  # an embedding that is no head as well: a token reads one row of it
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that every generated token reads."""
+        return self.total_bytes - self.lookup_bytes
 
     def repacked_bytes(self, machine: str) -> int:
         kinds = REPACKED.get(machine.lower(), frozenset())
@@ -49,12 +56,13 @@ class Sized(Protocol):
 
 def weights_of(tensors: Iterable[Sized]) -> Weights:
     """Sum up a file's tensors."""
-    total, matrices = 0, dict[str, int]()
+    matrices, sizes = dict[str, int](), dict[str, int]()
     for tensor in tensors:
-        total += tensor.nbytes
+        sizes[tensor.name] = tensor.nbytes
         if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
             matrices[tensor.type] = matrices.get(tensor.type, 0) + tensor.nbytes
-    return Weights(total, matrices)
+    tied = "output.weight" not in sizes
+    return Weights(sum(sizes.values()), matrices, 0 if tied else sizes.get("token_embd.weight", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,40 +127,109 @@ def memory_need(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """An engine that can run a model, and why it stands at its place among those that can."""
+
+    engine: str
+    reason: str
+
+
+def choose_engines(
+    formats: Collection[str],
+    installed: Collection[str],
+    *,
+    wanted: str = AUTO,
+    kv_type: str | None = None,
+    gpu_layers: int = 0,
+    speeds: Mapping[str, float] | None = None,
+) -> tuple[EngineChoice, ...]:
+    """Engines for a model that is there in `formats`, the best first; one alone where it was asked for.
+
+    `speeds` are tokens/s of decoding, measured on this machine with this model. EngineMissingError has the pip line.
+    """
+    readers = [engine for engine in ENGINES.values() if engine.format in formats]
+    if not readers:
+        raise ArtifactError(f"this model is there as {', '.join(formats)}, and no engine reads that")
+    if wanted != AUTO:
+        return (EngineChoice(_asked(wanted, formats, installed).name, f"{wanted}: as asked"),)
+    able = [e for e in readers if kv_type in (None, *e.kv_types) and (e.gpu or not gpu_layers)]
+    if not able:
+        asked = f"kv_type={kv_type!r}" if kv_type else f"gpu_layers={gpu_layers}"
+        raise RequestError(f"{asked} is nothing for {', '.join(e.name for e in readers)}, which would run this model")
+    usable = [engine for engine in able if engine.name in installed]
+    if not usable:
+        lines = ", or ".join(f"{engine.pip_line} (it reads {engine.format})" for engine in able)
+        raise EngineMissingError(f"no engine that runs this model is installed: {lines}")
+    measured = {engine.name: speeds[engine.name] for engine in usable if speeds and engine.name in speeds}
+    if len(measured) == len(usable) > 1:
+        usable.sort(key=lambda engine: -measured[engine.name])
+        said = ", ".join(f"{engine.name} {measured[engine.name]:.1f}" for engine in usable)
+        return tuple(EngineChoice(engine.name, f"measured here, tokens/s: {said}") for engine in usable)
+    why = _why(readers, able, usable)
+    return tuple(EngineChoice(engine.name, f"{engine.name}: {why}") for engine in usable)
+
+
+def _asked(wanted: str, formats: Collection[str], installed: Collection[str]) -> Engine:
+    """The engine of this name, if it can run the model."""
+    engine = engine_named(wanted)
+    if engine.format not in formats:
+        raise RequestError(f"{wanted} reads {engine.format}, and this model is there as {', '.join(formats)}")
+    if wanted not in installed:
+        raise EngineMissingError(f"{wanted} is not installed: {engine.pip_line}")
+    return engine
+
+
+def _why(readers: list[Engine], able: list[Engine], usable: list[Engine]) -> str:
+    """What decided, where no measurement did."""
+    if len(readers) == 1:
+        return f"the one that reads {readers[0].format}, all that this model is there as"
+    if len(able) == 1:
+        return "the one that can do what was asked of cache and GPU"
+    if len(usable) == 1:
+        others = (f"{engine.name} ({engine.pip_line})" for engine in able if engine not in usable)
+        return f"the one that is installed; this model could also run on {', '.join(others)}"
+    return "the usual one; edgeqwen bench measures all that can run this model, and then the fastest is taken"
+
+
 def plan(
     shape: ModelShape,
     weights: Weights,
     device: Device,
     *,
+    engine: EngineChoice | None = None,
     context_length: int | None = None,
     threads: int | None = None,
-    kv_type: str = "f16",
+    kv_type: str | None = None,
     gpu_layers: int = 0,
 ) -> Plan:
     """Choose what the caller left open; MemoryShortError, before anything is loaded, if it cannot fit."""
-    if kv_type not in KV_BYTES:
-        raise RequestError(f"kv_type {kv_type!r} is not one of {', '.join(KV_BYTES)}")
+    chosen_engine = engine or EngineChoice("llamacpp", "llamacpp: as asked")
+    kind = engine_named(chosen_engine.engine)
+    kv = kind.kv_types[0] if kv_type is None else kv_type
+    if kv not in kind.kv_types:
+        raise RequestError(f"kv_type {kv!r} is not one of {kind.name}'s: {', '.join(kind.kv_types)}")
     whole_number("threads", threads, 1, 1024, f"; this machine has {device.physical_cores} fast cores")
     whole_number("gpu_layers", gpu_layers, -1, 1 << 16)
+    if gpu_layers and not kind.gpu:
+        raise RequestError(f"gpu_layers={gpu_layers}: {kind.name} computes on the processor alone")
     longest = shape.max_position_embeddings
     wanted = min(CONTEXT_DEFAULT, longest) if context_length is None else context_length
     whole_number("context_length", wanted, 16, longest, ", what this model was made for")
-    reasons = [f"{threads or device.physical_cores} threads: " + ("as asked" if threads else "the fast physical cores")]
+    count = threads or device.physical_cores
+    reasons = [chosen_engine.reason, f"{count} threads: " + ("as asked" if threads else "the fast physical cores")]
     room = None if device.memory_available_bytes is None else int(RESERVE * device.memory_available_bytes)
 
     def need(*, mmap: bool) -> MemoryNeed:
-        return memory_need(shape, weights, machine=device.machine, context_length=wanted, kv_type=kv_type, mmap=mmap)
+        return memory_need(shape, weights, machine=device.machine, context_length=wanted, kv_type=kv, mmap=mmap)
 
     mmap = room is None or need(mmap=True).total_bytes <= room
     chosen = need(mmap=mmap)
     if not mmap:
         reasons.append("the file is read, not mapped: its weights would be in memory twice, and that is short")
     if room is not None and chosen.total_bytes > room:
-        raise MemoryShortError(_too_large(chosen, room, shape, kv_type, wanted))
-    return Plan(
-        "llamacpp", wanted, threads or device.physical_cores, kv_type, mmap=mmap, gpu_layers=gpu_layers,
-        need=chosen, reasons=tuple(reasons),
-    )  # fmt: skip
+        raise MemoryShortError(_too_large(chosen, room, shape, kv, wanted))
+    return Plan(kind.name, wanted, count, kv, mmap=mmap, gpu_layers=gpu_layers, need=chosen, reasons=tuple(reasons))
 
 
 def _too_large(need: MemoryNeed, room: int, shape: ModelShape, kv_type: str, wanted: int) -> str:
@@ -160,7 +237,7 @@ def _too_large(need: MemoryNeed, room: int, shape: ModelShape, kv_type: str, wan
     left = room - (need.total_bytes - need.kv_bytes)
     fits = left // kv_bytes_per_token(shape, kv_type) // 256 * 256
     hint = f"context_length={fits} would fit" if fits >= 256 else "a smaller model or a smaller type is needed"
-    if kv_type != "q8_0" and fits >= 256:
+    if kv_type == "f16" and fits >= 256:
         hint += ", and kv_type='q8_0' takes about half of the cache"
     mib = 1 << 20
     return (

@@ -1,10 +1,16 @@
 """The arithmetic of memory, and what is chosen when it is short."""
 
+import re
+from dataclasses import dataclass
+
 import pytest
 
+from edgeqwen import choice
 from edgeqwen.device import Device, memory_available_bytes, physical_cores, this_device
-from edgeqwen.errors import EngineMissingError, MemoryShortError, RequestError
-from edgeqwen.plan import Weights, kv_bytes_per_token, memory_need, plan
+from edgeqwen.engines import ENGINES
+from edgeqwen.errors import ArtifactError, EngineMissingError, MemoryShortError, RequestError
+from edgeqwen.outline import Outline
+from edgeqwen.plan import EngineChoice, Weights, choose_engines, kv_bytes_per_token, memory_need, plan, weights_of
 from edgeqwen.types import ModelShape
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -79,6 +85,84 @@ def test_without_flash_attention_the_scores_count():
 def test_wrong_wishes_are_refused(options, words):
     with pytest.raises(RequestError, match=words):
         plan(QWEN3_06B, Q4_0, device(8 * GIB), **options)
+
+
+BOTH = ("gguf", "onnx")
+
+
+@pytest.mark.parametrize(
+    ("formats", "installed", "options", "engine", "words"),
+    [
+        (("gguf",), ENGINES, {}, "llamacpp", "reads gguf"),
+        (("onnx",), ENGINES, {}, "ort", "reads onnx"),
+        (BOTH, ENGINES, {}, "llamacpp", "bench measures"),
+        (BOTH, ("ort",), {}, "ort", "edgeqwen.llama."),
+        (BOTH, ENGINES, {"kv_type": "q8_0"}, "llamacpp", "asked of cache"),
+        (BOTH, ENGINES, {"gpu_layers": -1}, "llamacpp", "GPU"),
+        (BOTH, ENGINES, {"wanted": "ort"}, "ort", "as asked"),
+        (BOTH, ENGINES, {"speeds": {"ort": 12.0}}, "llamacpp", "bench measures"),
+        (BOTH, ENGINES, {"speeds": {"llamacpp": 10.0, "ort": 12.0}}, "ort", "ort 12.0, llamacpp 10.0"),
+        (BOTH, ("llamacpp",), {"speeds": {"llamacpp": 10.0, "ort": 12.0}}, "llamacpp", "edgeqwen.onnx."),
+    ],
+)
+def test_the_engine_is_chosen_with_a_reason(formats, installed, options, engine, words):
+    best = choose_engines(formats, installed, **options)[0]
+    assert best.engine == engine
+    assert re.search(words, best.reason)
+
+
+@pytest.mark.parametrize(
+    ("formats", "installed", "options", "error", "words"),
+    [
+        (("onnx",), ("llamacpp",), {}, EngineMissingError, r"pip install 'edgeqwen\[onnx\]'"),
+        (BOTH, (), {}, EngineMissingError, r"edgeqwen\[llama\].*edgeqwen\[onnx\]"),
+        (("gguf",), ("ort",), {"wanted": "llamacpp"}, EngineMissingError, r"pip install 'edgeqwen\[llama\]'"),
+        (("gguf",), ENGINES, {"wanted": "ort"}, RequestError, "reads onnx"),
+        (BOTH, ENGINES, {"wanted": "vllm"}, RequestError, "auto, llamacpp, ort"),
+        (("onnx",), ENGINES, {"gpu_layers": 4}, RequestError, "gpu_layers=4"),
+        (("onnx",), ENGINES, {"kv_type": "q8_0"}, RequestError, "q8_0"),
+        (("mlx",), ENGINES, {}, ArtifactError, "mlx"),
+    ],
+)
+def test_an_engine_that_cannot_run_it_is_refused(formats, installed, options, error, words):
+    with pytest.raises(error, match=words):
+        choose_engines(formats, installed, **options)
+
+
+def test_each_engine_has_its_own_cache_type():
+    here = device(8 * GIB)
+    assert plan(QWEN3_06B, Q4_0, here).kv_type == "f16"
+    assert plan(QWEN3_06B, Q4_0, here, engine=EngineChoice("ort", "")).kv_type == "f32"
+    with pytest.raises(RequestError, match="f32"):
+        plan(QWEN3_06B, Q4_0, here, engine=EngineChoice("ort", ""), kv_type="f16")
+    with pytest.raises(RequestError, match="gpu_layers=1"):
+        plan(QWEN3_06B, Q4_0, here, engine=EngineChoice("ort", ""), gpu_layers=1)
+
+
+def test_an_engine_that_does_not_fit_gives_way_to_one_that_does(monkeypatch):
+    monkeypatch.setattr(choice, "installed_engines", lambda: tuple(ENGINES))
+    monkeypatch.setattr(choice, "decode_speeds", lambda _: {"llamacpp": 10.0, "ort": 12.0})
+    both = Outline("x", "0", QWEN3_06B, {"gguf": Q4_0, "onnx": Q4_0}, {"gguf": "q4_0", "onnx": "int4"})
+    assert choice.choose(both, device=device(8 * GIB), context_length=8192).engine == "ort"
+    tight = choice.choose(both, device=device(2 * GIB), context_length=8192)
+    assert tight.engine == "llamacpp"
+    assert "not enough memory for ort" in tight.reasons[0]
+    with pytest.raises(MemoryShortError):
+        choice.choose(both, device=device(GIB), context_length=8192)
+
+
+def test_an_embedding_that_is_only_looked_up_is_not_read_by_every_token():
+    @dataclass
+    class Tensor:
+        name: str
+        nbytes: int
+        type: str = "Q8_0"
+        shape: tuple = (1, 32)
+
+    tied = [Tensor("token_embd.weight", 100), Tensor("blk.0.attn_q.weight", 10)]
+    assert weights_of(tied).read_bytes == 110
+    assert weights_of([*tied, Tensor("output.weight", 100)]).read_bytes == 110
+    assert weights_of([*tied, Tensor("output.weight", 100)]).total_bytes == 210
 
 
 def write(folder, files):

@@ -1,0 +1,65 @@
+"""The engines there are to choose from, what each can do and whether it is installed; none is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from edgeqwen.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine: `name` is its key in edgeqwen.backends.BACKENDS, `format` the one of an artifact that it reads."""
+
+    name: str
+    format: str
+    module: str  # that Python imports
+    distribution: str  # that pip installs
+    extra: str  # of our own package
+    kv_types: tuple[str, ...]  # of its cache; the first is the default
+    gpu: bool = False  # whether layers can go to one
+
+    @property
+    def pip_line(self) -> str:
+        return f"pip install 'edgeqwen[{self.extra}]'"
+
+    @property
+    def installed(self) -> bool:
+        """Whether Python finds it; a library that does not load shows only when it is used."""
+        try:
+            return find_spec(self.module) is not None
+        except (ImportError, ValueError):  # a broken entry of sys.modules or sys.path
+            return False
+
+    @property
+    def version(self) -> str | None:
+        """What pip says is installed."""
+        try:
+            return version(self.distribution)
+        except PackageNotFoundError:
+            return None
+
+
+# In the order in which they are taken where nothing else decides.
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine("llamacpp", "gguf", "llama_cpp", "llama-cpp-python", "llama", ("f16", "q8_0", "f32"), gpu=True),
+        Engine("ort", "onnx", "onnxruntime", "onnxruntime", "onnx", ("f32",)),
+    )
+}
+AUTO = "auto"
+
+
+def engine_named(name: str) -> Engine:
+    """RequestError lists the names there are."""
+    if name not in ENGINES:
+        raise RequestError(f"engine {name!r} is not one of {', '.join((AUTO, *ENGINES))}")
+    return ENGINES[name]
+
+
+def installed_engines() -> tuple[str, ...]:
+    """Names of the engines that Python finds, without importing one."""
+    return tuple(name for name, engine in ENGINES.items() if engine.installed)
