@@ -17,7 +17,7 @@ lint: .venv/.dev
 
 # The tools that the `peers` tests compare with: see benchmarks/peers.sh.
 peers: .venv/.python
-	bash benchmarks/peers.sh build/peers llama-quantize llama-bench
+	bash benchmarks/peers.sh build/peers
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -88,6 +88,21 @@ def test_a_tool_round_trip(model):
     assert not answer.tool_calls
 
 
+def test_a_question_becomes_a_call_and_its_result_an_answer(model):
+    """The model's own call goes back to it with the tool's result, as an application would do it."""
+    right_answers = 0
+    prompts = [p for p in PROMPTS if p["skill"] == "tool_result"][:EACH]
+    for prompt in prompts:
+        question, _, result = prompt["messages"]
+        asked = model.chat([question], tools=prompt["tools"], thinking=True, temperature=0.0)
+        if asked.finish_reason != "tool_calls":
+            continue
+        told = {**result, "tool_call_id": asked.tool_calls[0].id}
+        answer = model.chat([question, asked.message, told], tools=prompt["tools"], thinking=True, temperature=0.0)
+        right_answers += answer.content == prompt["expected"] and not answer.tool_calls
+    assert right_answers >= len(prompts) - 1
+
+
 def test_seeds_decide(model):
     draws = [
         model.chat(
