@@ -66,6 +66,7 @@ def test_help_and_import_load_no_engine_and_no_numpy():
         (["inspect", "~nobody-of-this-name/x"], 1, "home directory"),
         (["convert", "nano", "--out", "/proc/nothing/here"], 1, "/proc"),
         (["run", "nano", "hi", "--think", "--thinking-budget", "0"], 2, "turns thinking off"),
+        (["run", "nano", "hi", "--no-think", "--thinking-budget", "9"], 2, "no thinking to limit"),
         (["run", "nano", "hi", "--gpu-layers", "-2"], 2, "gpu-layers"),
         (["run", "nano", "hi", "--logprobs", "2"], 2, "--json"),
         (["run", "nano", "hi", "--logprobs", "21", "--json"], 2, "logprobs"),

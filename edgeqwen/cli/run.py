@@ -82,6 +82,8 @@ def _check(model: str, options: dict[str, Any]) -> None:
     """Raise a usage error for options that contradict each other or would have no effect."""
     if options["thinking"] and options["thinking_budget"] == 0:
         raise click.UsageError("--think and --thinking-budget 0 contradict each other: 0 turns thinking off")
+    if options["thinking"] is False and options["thinking_budget"]:
+        raise click.UsageError("--no-think and --thinking-budget contradict each other: there is no thinking to limit")
     if options["logprobs"] is not None and not options["as_json"]:
         raise click.UsageError("--logprobs are shown in JSON only: add --json")
     path = Path(model).expanduser()
