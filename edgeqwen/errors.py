@@ -12,6 +12,8 @@ EdgeqwenError                 one line that says what was wrong, what was found,
     ├── EngineMissingError    it is not installed; the message carries the pip line
     ├── InterruptedForwardError  a step was stopped by Model.interrupt
     ├── NoRoomError           the KV cache is full
+    ├── BusyError             its queue is full; the text says when to ask again
+    ├── EngineDownError       it is loading, stopping or has died and is being started again
     └── MemoryShortError      what was asked would not fit into memory
 """
 
@@ -76,3 +78,15 @@ class NoRoomError(EngineError):
 
 class MemoryShortError(EngineError):
     """What was asked would not fit into the memory of this machine."""
+
+
+class BusyError(EngineError):
+    """The queue is full; `retry_after_s` is a guess at when there will be room."""
+
+    def __init__(self, waiting: int, retry_after_s: int) -> None:
+        super().__init__(f"{waiting} requests are waiting already: ask again in about {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class EngineDownError(EngineError):
+    """The engine is loading, stopping, or has died and is being started again."""
