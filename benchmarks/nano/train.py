@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .batches import Batches
+from .folder import load
 from .mixture import Mixture
 from .model import Nano, Shape
 from .optimizer import Optimizer
@@ -148,6 +149,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--resume", action="store_true", help="go on from state.pt")
+    parser.add_argument("--weights", type=Path, help="begin with the weights of this model folder, not with none")
     parser.add_argument("--compile", action="store_true", help="fuse the layers (needs a C++ compiler)")
     return parser.parse_args()
 
@@ -159,6 +161,8 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     plan = Plan(options.steps, options.decay_steps, options.rounded_steps, options.parts, options.seed)
     training = Training(options.out, options.tokenizer, plan)
+    if options.weights:
+        training.model.load_state_dict(load(options.weights).state_dict())
     if options.resume:
         training.resume()
     if options.compile:
