@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from edgeqwen.errors import EngineMissingError
 
@@ -17,6 +18,7 @@ CPU_FOLDER = Path("/sys/devices/system/cpu")
 CGROUP_FOLDER = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 CPUINFO = Path("/proc/cpuinfo")
+BITS_32 = frozenset({"armv6l", "armv7l", "i386", "i686"})  # of platform.machine()
 BOARD = Path("/proc/device-tree/model")
 # Instruction sets that change the speed of a matrix product, in the kernel's words and in everybody's.
 FEATURES = {
@@ -46,7 +48,7 @@ class Device:
 def this_device() -> Device:
     """Look at this machine; EngineMissingError on a 32-bit one, for which no engine is built."""
     machine = platform.machine()
-    if machine in {"armv6l", "armv7l", "i386", "i686"}:
+    if machine in BITS_32:
         raise EngineMissingError(f"this is a 32-bit system ({machine}); install the 64-bit one: no engine runs here")
     return Device(machine, physical_cores(), memory_available_bytes())
 
@@ -101,6 +103,19 @@ def largest_cache_bytes(folder: Path = CPU_FOLDER) -> int | None:
     return max(
         (int(size[:-1]) << {"K": 10, "M": 20}[size[-1]] for size in sizes if size[-1:] in {"K", "M"}), default=None
     )
+
+
+def machine_facts() -> dict[str, Any]:
+    """Processor, cores, memory, system and Python: what a measurement was made on."""
+    return {
+        "cpu": cpu_name(),
+        "board": board_name(),
+        "cores": physical_cores(),
+        "memory_bytes": memory_total_bytes(),
+        "system": system_name(),
+        "libc": libc_name(),
+        "python": platform.python_version(),
+    }
 
 
 def system_name() -> str:

@@ -165,7 +165,7 @@ def choose_engines(
     if len(measured) == len(usable) > 1:
         usable.sort(key=lambda engine: -measured[engine.name])
         said = ", ".join(f"{engine.name} {measured[engine.name]:.1f}" for engine in usable)
-        return tuple(EngineChoice(engine.name, f"measured here, tokens/s: {said}") for engine in usable)
+        return tuple(EngineChoice(engine.name, f"{engine.name}: measured here, tokens/s: {said}") for engine in usable)
     why = _why(readers, able, usable)
     return tuple(EngineChoice(engine.name, f"{engine.name}: {why}") for engine in usable)
 
@@ -174,7 +174,10 @@ def _asked(wanted: str, formats: Collection[str], installed: Collection[str]) ->
     """The engine of this name, if it can run the model."""
     engine = engine_named(wanted)
     if engine.format not in formats:
-        raise RequestError(f"{wanted} reads {engine.format}, and this model is there as {', '.join(formats)}")
+        raise RequestError(
+            f"{wanted} reads {engine.format}, and this model is there as {', '.join(formats)}: "
+            "leave the choice to auto, or convert it anew"
+        )
     if wanted not in installed:
         raise EngineMissingError(f"{wanted} is not installed: {engine.pip_line}")
     return engine

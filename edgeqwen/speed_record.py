@@ -23,7 +23,6 @@ class Speed:
     cpu: str
     version: str
     threads: int
-    prompt_tokens_per_s: float | None
     decode_tokens_per_s: float
 
 

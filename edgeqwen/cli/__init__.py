@@ -15,6 +15,8 @@ COMMANDS = {
     "convert": "Turn a checkpoint into an artifact: quantized, verified, ready to run.",
     "run": "Ask a model one question, or talk with it.",
     "inspect": "Say what is in an artifact, a GGUF file or a checkpoint, and what memory it needs.",
+    "bench": "Measure speed, time to the first token, loading and memory.",
+    "doctor": "Say what this machine has and lacks for running models.",
     "demo": "Convert the embedded model, ask it three questions and print the speeds.",
     "completion": "Print the completion script for a shell.",
 }
@@ -72,7 +74,8 @@ def main() -> None:
 
     try:
         terminal.open_streams()
-        edgeqwen.main(standalone_mode=False)
+        if code := edgeqwen.main(standalone_mode=False):  # a command's own exit code
+            sys.exit(code)
     except (Exception, KeyboardInterrupt) as error:
         code, line = _verdict(error)
         if code is None:

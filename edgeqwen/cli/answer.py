@@ -118,9 +118,13 @@ class Printer:
 
 
 def facts(completion: Completion, model: Model) -> dict[str, Any]:
-    """An answer, its counts and its speeds as plain JSON data."""
+    """An answer, its counts and its speeds, and how the model was loaded, as plain JSON data."""
+    plan = model.card.plan
     logprobs = [{**asdict(p), "token_bytes": list(p.token_bytes)} for p in completion.logprobs] or None
-    return {**asdict(completion), "model": model.card.name, "logprobs": logprobs}
+    return {
+        **asdict(completion), "logprobs": logprobs, "model": model.card.name,
+        "engine": plan and plan.engine, "reasons": plan and plan.reasons,
+    }  # fmt: skip
 
 
 def tell_end(completion: Completion) -> None:

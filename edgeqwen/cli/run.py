@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from edgeqwen.cli.terminal import json_text
+from edgeqwen.cli.terminal import json_text, note
 
 if TYPE_CHECKING:
     from edgeqwen.model import Model
@@ -38,7 +38,8 @@ PROMPT_CHARACTERS_MAX = 4 << 20
 @click.option("--stop", multiple=True, help="End the answer at this text; may be given several times.")
 @click.option("--context", "context_length", type=int, help="Tokens of prompt and answer together.  [default: 4096]")
 @click.option("--threads", type=int, help="[default: the fast physical cores]")
-@click.option("--kv-type", type=click.Choice(["f16", "q8_0", "f32"]), default="f16", show_default=True)
+@click.option("--engine", default="auto", show_default=True, help="llamacpp or ort; auto takes the best for MODEL.")
+@click.option("--kv-type", type=click.Choice(["f16", "q8_0", "f32"]), help="Of the cache.  [default: f16; ort: f32]")
 @click.option(
     "--gpu-layers", type=click.IntRange(min=-1), default=0, show_default=True, help="Layers on the GPU; -1 for all."
 )
@@ -48,6 +49,7 @@ PROMPT_CHARACTERS_MAX = 4 << 20
 @click.option("--trust-template", is_flag=True, help="Accept a chat template that edgeqwen does not know.")
 @click.option("--show-thinking/--hide-thinking", "show", default=None, help="[default: shown on a terminal only]")
 @click.option("--logprobs", type=click.IntRange(0, 20), help="With --json: as many of the likeliest tokens each time.")
+@click.option("--verbose", is_flag=True, help="Say on stderr which engine runs the model, how, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the answer is complete.")
 def run(model: str, prompt: str | None, **options: Any) -> None:
     """Ask MODEL one question, or talk with it if there is no PROMPT.
@@ -70,6 +72,8 @@ def run(model: str, prompt: str | None, **options: Any) -> None:
                 raise click.UsageError(f"--{name.removeprefix('as_')} needs a PROMPT")
     tools = _tools(options["tools"])
     with _load(model, options) as loaded:
+        if options["verbose"] and loaded.card.plan is not None:
+            note("; ".join(loaded.card.plan.reasons), always=True)
         if question is None:
             from edgeqwen.cli.conversation import Conversation
 
@@ -137,6 +141,7 @@ def _load(name: str, options: dict[str, Any]) -> Model:
             threads=options["threads"],
             kv_type=options["kv_type"],
             gpu_layers=options["gpu_layers"],
+            engine=options["engine"],
             offline=options["offline"],
             verify=options["verify"],
             trust_template=options["trust_template"],

@@ -1,0 +1,151 @@
+"""What a bench measured, as data: samples, their medians and spreads, and the memory they took; no text, no picture."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgeqwen.bandwidth import Bandwidth
+from edgeqwen.process_memory import Memory
+from edgeqwen.speed import Sample, Test
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The median of some figures, the least and the most of them."""
+
+    median: float
+    least: float
+    most: float
+
+
+def spread(figures: list[float]) -> Spread:
+    """The spread of at least one figure."""
+    return Spread(statistics.median(figures), min(figures), max(figures))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One test of one run, with all its samples."""
+
+    test: Test
+    tokens: int
+    depth: int
+    samples: tuple[Sample, ...]
+    bytes_per_token: float | None = None  # of weights and cache, that decoding reads
+    bandwidth_share: float | None = None  # of the measured one, at the median speed
+
+    @property
+    def seconds(self) -> Spread:
+        return spread([sample.seconds for sample in self.samples])
+
+    @property
+    def tokens_per_s(self) -> Spread | None:
+        """None for what is a time and no speed."""
+        if self.test not in {"prompt", "decode"}:
+            return None
+        return spread([self.tokens / sample.seconds for sample in self.samples])
+
+    @property
+    def outside_share(self) -> float | None:
+        """The part of the time outside the engine's native code."""
+        shares = [1 - sample.native_s / sample.seconds for sample in self.samples if sample.native_s]
+        return statistics.median(shares) if shares else None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One engine with one number of threads, measured in a process of its own."""
+
+    engine: str
+    version: str | None
+    format: str
+    type: str
+    threads: int
+    kv_type: str
+    context_length: int
+    bandwidth: Bandwidth
+    memory: Memory | None  # None: stopped before the end
+    rows: tuple[Row, ...]
+
+    def of(self, test: Test) -> list[Row]:
+        """The rows of one test."""
+        return [row for row in self.rows if row.test == test]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was measured; `failures` has a line for each run that failed, `stopped` says that Ctrl-C ended it."""
+
+    model: str
+    machine: Mapping[str, Any]
+    cache_bytes: int | None  # of the processor's largest cache
+    repeat: int
+    weights_bytes: Mapping[str, int]  # by format: what every generated token reads
+    kv_bytes_per_token: Mapping[str, int]  # by engine: what it reads besides for each token of context
+    runs: tuple[Run, ...] = ()
+    failures: tuple[str, ...] = ()
+    stopped: bool = False
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """Everything as plain JSON data, every sample included."""
+    runs = [{**asdict(run), "rows": [_row(row) for row in run.rows]} for run in report.runs]
+    for data, run in zip(runs, report.runs, strict=True):
+        data["bandwidth"]["method"] = run.bandwidth.method
+    return {**asdict(report), "runs": runs}
+
+
+def _row(row: Row) -> dict[str, Any]:
+    speeds = row.tokens_per_s
+    return {
+        "test": row.test,
+        "tokens": row.tokens,
+        "depth": row.depth,
+        "seconds": asdict(row.seconds),
+        "tokens_per_s": asdict(speeds) if speeds else None,
+        "bytes_per_token": row.bytes_per_token,
+        "bandwidth_share": row.bandwidth_share,
+        "outside_share": row.outside_share,
+        "samples_s": [sample.seconds for sample in row.samples],
+    }
+
+
+Column = Callable[[Report, Run, Row], Any]
+# The columns of a flat row: jsonl and csv.
+COLUMNS: dict[str, Column] = {
+    "model": lambda report, _run, _row: report.model,
+    "cpu": lambda report, _run, _row: report.machine["cpu"],
+    "engine": lambda _report, run, _row: run.engine,
+    "engine_version": lambda _report, run, _row: run.version,
+    "type": lambda _report, run, _row: run.type,
+    "threads": lambda _report, run, _row: run.threads,
+    "kv_type": lambda _report, run, _row: run.kv_type,
+    "context_length": lambda _report, run, _row: run.context_length,
+    "test": lambda _report, _run, row: row.test,
+    "tokens": lambda _report, _run, row: row.tokens,
+    "depth": lambda _report, _run, row: row.depth,
+    "repeat": lambda _report, _run, row: len(row.samples),
+    "seconds": lambda _report, _run, row: row.seconds.median,
+    "seconds_least": lambda _report, _run, row: row.seconds.least,
+    "seconds_most": lambda _report, _run, row: row.seconds.most,
+    "tokens_per_s": lambda _report, _run, row: row.tokens_per_s and row.tokens_per_s.median,
+    "tokens_per_s_least": lambda _report, _run, row: row.tokens_per_s and row.tokens_per_s.least,
+    "tokens_per_s_most": lambda _report, _run, row: row.tokens_per_s and row.tokens_per_s.most,
+    "bytes_per_token": lambda _report, _run, row: row.bytes_per_token,
+    "bandwidth_bytes_per_s": lambda _report, run, _row: run.bandwidth.bytes_per_s,
+    "bandwidth_share": lambda _report, _run, row: row.bandwidth_share,
+    "outside_share": lambda _report, _run, row: row.outside_share,
+    "peak_bytes": lambda _report, run, _row: run.memory and run.memory.peak_bytes,
+    "mapped_bytes": lambda _report, run, _row: run.memory and run.memory.mapped_bytes,
+    "anonymous_bytes": lambda _report, run, _row: run.memory and run.memory.anonymous_bytes,
+}
+
+
+def flat_rows(report: Report) -> Iterator[dict[str, Any]]:
+    """One flat dict for every row of every run."""
+    for run in report.runs:
+        for row in run.rows:
+            yield {name: column(report, run, row) for name, column in COLUMNS.items()}

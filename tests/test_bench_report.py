@@ -1,0 +1,122 @@
+"""What a bench's figures look like: Markdown, JSON, CSV, pictures."""
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from xml.etree import ElementTree as ET
+
+import pytest
+from PIL import Image
+
+from edgeqwen.bandwidth import Bandwidth
+from edgeqwen.bench_plot import _ticks, plot
+from edgeqwen.bench_report import Report, Row, Run, as_dict, flat_rows
+from edgeqwen.cli.bench_table import FORMATS
+from edgeqwen.drawing import check_picture, svg, write_picture
+from edgeqwen.errors import EngineMissingError, RequestError
+from edgeqwen.process_memory import Memory
+from edgeqwen.speed import Sample
+
+MIB = 1 << 20
+
+
+def made_up(model="model", **changes):
+    """A report whose figures can be worked out by hand."""
+    decode = tuple(Sample("decode", 10, 0, seconds, native_s=0.9 * seconds) for seconds in (0.5, 1.0, 0.25))
+    row = Row("decode", 10, 0, decode, bytes_per_token=5e8, bandwidth_share=0.5)
+    first = Row("first_token", 128, 0, (Sample("first_token", 128, 0, 0.0123),))
+    load = Row("load", 0, 0, (Sample("load", 0, 0, 2.5), Sample("load", 0, 0, 1.5)))
+    memory = Memory(300 * MIB, 100 * MIB, 200 * MIB)
+    run = Run(
+        "llamacpp", "1.2", "gguf", "q4_0", 2, "f16", 512, Bandwidth(1e10, 2, 256 * MIB), memory, (load, first, row)
+    )
+    machine = {"cpu": "CPU", "board": None, "cores": 2, "memory_bytes": 1 << 33, "system": "OS", "python": "3", "edgeqwen": "1"}  # fmt: skip  # noqa: E501
+    return replace(Report(model, machine, 1 << 20, 3, {"gguf": 500_000_000}, {"llamacpp": 1024}, (run,)), **changes)
+
+
+def test_median_and_spread():
+    row = made_up().runs[0].rows[2]
+    assert (row.tokens_per_s.median, row.tokens_per_s.least, row.tokens_per_s.most) == (20, 10, 40)
+    assert row.outside_share == pytest.approx(0.1)
+    assert made_up().runs[0].rows[0].tokens_per_s is None
+
+
+def test_markdown_is_aligned_and_has_units():
+    text = FORMATS["md"](made_up())
+    tables = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
+    assert len(tables) == 2
+    for table in tables:
+        assert len({len(line) for line in table.splitlines()}) == 1
+    speed, memory = tables
+    assert re.search(r"decode +\| +10 \| +0 \| +20.0 tokens/s \| +10.0 - 40.0 \| 50 % of 10.0 GB/s", speed)
+    assert re.search(r"first token +\| +128 \| +0 \| +12.3 ms \|", speed)
+    assert re.search(r"load +\| +\| +\| +2.00 s \| +1.50 - 2.50 \|", speed)
+    assert re.search(r"512 \| f16 +\| 300 MiB \| 100 MiB \| +200 MiB", memory)
+    assert "500.0 MB of weights, and 1 KiB" in text
+
+
+def test_weights_in_the_processors_cache_are_marked():
+    assert "memory does not limit" not in FORMATS["md"](made_up())
+    assert "memory does not limit" in FORMATS["md"](made_up(cache_bytes=1 << 30))
+
+
+def test_names_cannot_command_a_terminal():
+    report = made_up(model="千问\x1b[2J\n|")
+    for kind, text in ((kind, make(report)) for kind, make in FORMATS.items()):
+        assert "\x1b" not in text, kind
+    assert FORMATS["md"](report).startswith("千问\\x1b[2J")
+    assert json.loads(FORMATS["json"](report))["model"] == report.model
+
+
+def test_machine_readable_forms_have_the_same_figures():
+    report = made_up()
+    whole = json.loads(FORMATS["json"](report))
+    assert whole == json.loads(json.dumps(as_dict(report)))
+    assert whole["runs"][0]["rows"][2]["samples_s"] == [0.5, 1.0, 0.25]
+    lines = [json.loads(line) for line in FORMATS["jsonl"](report).splitlines()]
+    assert lines == list(flat_rows(report))
+    assert [line["tokens_per_s"] for line in lines] == [None, None, 20.0]
+    table = list(csv.DictReader(io.StringIO(FORMATS["csv"](report))))
+    assert [row["seconds"] for row in table] == ["2.0", "0.0123", "0.5"]
+    assert [row["peak_bytes"] for row in table] == [str(300 * MIB)] * 3
+
+
+def test_the_picture_shows_every_bar_and_the_limit():
+    text = svg(plot(made_up(model="千问 <&>")))
+    root = ET.fromstring(text)
+    boxes = [e for e in root.iter() if e.tag.endswith("rect")]
+    words = [e.text for e in root.iter() if e.tag.endswith("text")]
+    assert words[0] == "千问 <&> on CPU"
+    assert len(boxes) == 1 + 1 + 2  # the ground, the legend's, decode and first token
+    assert {"20.0", "12.3", "Decode, tokens/s", "limit that the memory's bandwidth sets"} <= set(words)
+    assert "limit" not in svg(plot(made_up(cache_bytes=1 << 30)))
+
+
+@pytest.mark.parametrize(
+    ("most", "last"), [(1, 1), (7, 7), (7.1, 8), (0.3, 0.3), (99, 100), (231, 250), (2160, 2500), (1e-3, 1e-3)]
+)
+def test_an_axis_ends_at_a_round_number(most, last):
+    ticks = _ticks(most)
+    assert ticks[-1] == pytest.approx(last)
+    assert 4 <= len(ticks) <= 9
+
+
+def test_pictures_are_written(tmp_path):
+    write_picture(plot(made_up()), tmp_path / "a.svg")
+    write_picture(plot(made_up()), tmp_path / "a.PNG")
+    assert (tmp_path / "a.svg").read_text(encoding="utf-8").startswith("<svg")
+    image = Image.open(tmp_path / "a.PNG")
+    assert image.width == 2 * 820
+    assert len(image.getcolors(1 << 16)) > 10
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_work(tmp_path, monkeypatch):
+    for name in ("a.gif", "a", "absent/a.svg"):
+        with pytest.raises(RequestError):
+            check_picture(tmp_path / name)
+    monkeypatch.setattr("edgeqwen.drawing.find_spec", lambda _: None)
+    check_picture(tmp_path / "a.svg")
+    with pytest.raises(EngineMissingError, match=r"pip install 'edgeqwen\[plot\]'"):
+        check_picture(tmp_path / "a.png")

@@ -1,0 +1,255 @@
+"""What doctor finds of faults that are planted, and that no probe can stop it."""
+
+import json
+import platform
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from edgeqwen import device, doctor
+from edgeqwen.cli import edgeqwen
+from edgeqwen.doctor import diagnose
+from edgeqwen.engines import ENGINES, Engine
+from edgeqwen.speed_record import Speed, keep_speeds
+
+GIB = 1 << 30
+
+
+def found(path=None):
+    """name -> check."""
+    return {check.name: check for check in diagnose(path).checks}
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Makes exactly these engines look installed."""
+
+    def set_installed(*names):
+        monkeypatch.setattr(Engine, "installed", property(lambda self: self.name in names))
+        monkeypatch.setattr(Engine, "version", property(lambda self: "0.3.36" if self.name == "llamacpp" else "1.31.1"))
+        monkeypatch.setattr(doctor, "_has_library", lambda _: True)
+
+    return set_installed
+
+
+def test_a_machine_that_is_well(installed):
+    installed("llamacpp", "ort")
+    diagnosis = diagnose()
+    checks = {check.name: check for check in diagnosis.checks}
+    assert diagnosis.can_run
+    assert list(checks) == ["system", "python", "processor", "memory", "cache", "llamacpp", "ort", "choice"]
+    assert platform.machine() in checks["system"].found
+    assert sys.executable in checks["python"].found
+    assert checks["llamacpp"].found == "llama-cpp-python 0.3.36, reads gguf"
+    assert checks["choice"].found.startswith(
+        "gguf runs on llamacpp; onnx runs on ort; a model that has both on llamacpp"
+    )
+    assert all(check.mend for check in checks.values() if check.status == "fail")
+
+
+@pytest.mark.parametrize(("there", "missing", "extra"), [("llamacpp", "ort", "onnx"), ("ort", "llamacpp", "llama")])
+def test_a_missing_engine_has_its_pip_line(installed, there, missing, extra):
+    installed(there)
+    assert found()[missing].mend == f"pip install 'edgeqwen[{extra}]'"
+    assert found()[there].status == "ok"
+    assert diagnose().can_run
+
+
+def test_without_an_engine_nothing_runs(installed):
+    installed()
+    choice = found()["choice"]
+    assert choice.status == "fail"
+    assert choice.mend == "pip install 'edgeqwen[llama]', or pip install 'edgeqwen[onnx]'"
+    assert not diagnose().can_run
+
+
+def test_another_version_than_the_pinned_one_is_told(installed, monkeypatch):
+    installed("llamacpp")
+    monkeypatch.setattr(Engine, "version", "0.4.0")
+    check = found()["llamacpp"]
+    assert (check.status, check.mend) == ("warn", ENGINES["llamacpp"].pip_line)
+    assert "0.4.0" in check.found
+    assert f"made for {doctor.pinned_version('llama-cpp-python')}" in check.found
+    assert doctor.pinned_version("numpy") is None
+
+
+def test_a_library_that_is_missing_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
+    assert "library is missing" in found()["llamacpp"].found
+    (tmp_path / "libllama.so").write_bytes(b"")
+    assert found()["llamacpp"].status == "ok"
+
+
+@pytest.mark.parametrize("machine", ["armv7l", "i686"])
+def test_a_32_bit_system_is_refused(monkeypatch, machine):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    check = found()["system"]
+    assert (check.status, check.mend.split(":")[0]) == ("fail", "install the 64-bit system")
+    assert not diagnose().can_run
+
+
+def test_little_memory_and_a_full_disk_are_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "memory_available_bytes", lambda: GIB // 2)
+    monkeypatch.setattr(device, "cgroup_left_bytes", lambda: GIB // 2)
+    monkeypatch.setattr(device, "disk_free_bytes", lambda _: GIB)
+    monkeypatch.setenv("EDGEQWEN_HOME", str(tmp_path))
+    checks = found()
+    assert checks["memory"].status == checks["cache"].status == "warn"
+    assert "0.5 GiB available" in checks["memory"].found
+    assert "cgroup" in checks["memory"].found
+    assert "EDGEQWEN_HOME" in checks["cache"].mend
+    monkeypatch.setattr(device, "memory_available_bytes", lambda: None)
+    assert found()["memory"].found.startswith("unknown")
+
+
+def test_a_cache_folder_that_cannot_be_written_is_told(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGEQWEN_HOME", str(tmp_path / "file" / "below"))
+    assert "not writable" in found()["cache"].found
+
+
+@pytest.mark.parametrize(("machine", "lacks"), [("x86_64", "avx2"), ("aarch64", "dotprod")])
+def test_a_slow_processor_is_told(monkeypatch, machine, lacks):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(device, "cpu_features", lambda: ("sse4.2", "neon"))
+    check = found()["processor"]
+    assert (check.status, check.found[-len(lacks) :]) == ("warn", lacks)
+    monkeypatch.setattr(device, "cpu_features", lambda: None)
+    assert found()["processor"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    "probe",
+    ["system_name", "cpu_name", "memory_available_bytes", "disk_free_bytes"],
+)
+def test_a_probe_that_fails_hides_nothing(monkeypatch, probe):
+    def fail(*_):
+        raise OSError("the sensor is gone")
+
+    monkeypatch.setattr(device, probe, fail)
+    checks = diagnose().checks
+    (unknown,) = [check for check in checks if check.found.startswith("unknown")]
+    assert unknown.found == "unknown (OSError: the sensor is gone)"
+    assert len(checks) == 8
+    assert diagnose().can_run
+
+
+# A model.
+
+
+def test_a_model_that_runs(nano_artifact):
+    diagnosis = diagnose(nano_artifact("q8_0"))
+    checks = {check.name: check for check in diagnosis.checks}
+    assert diagnosis.can_run
+    assert diagnosis.plan.engine == "llamacpp"
+    assert checks["model"].found == "nano: gguf q8_0, 5 MB"
+    assert "reads gguf" in checks["choice"].found
+    assert f"{diagnosis.plan.need.total_bytes >> 20} MiB for 4096 tokens" in checks["fits"].found
+
+
+def test_a_model_whose_engine_is_missing(nano_artifact, installed):
+    installed("ort")
+    diagnosis = diagnose(nano_artifact("q8_0"))
+    assert not diagnosis.can_run
+    assert "pip install 'edgeqwen[llama]'" in diagnosis.checks[-1].mend
+
+
+def test_a_model_that_is_too_large(nano_artifact, monkeypatch):
+    monkeypatch.setattr(device, "memory_available_bytes", lambda: 140 << 20)
+    diagnosis = diagnose(nano_artifact("q8_0"))
+    assert not diagnosis.can_run
+    assert diagnosis.checks[-1].status == "fail"
+    assert "smaller" in diagnosis.checks[-1].mend
+
+
+def test_a_damaged_model(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    diagnosis = diagnose(tmp_path / "x.gguf")
+    assert not diagnosis.can_run
+    assert diagnosis.checks[-1].status == "fail"
+    assert diagnosis.checks[-1].mend
+
+
+# The command.
+
+
+def test_the_command_says_it_in_lines(installed):
+    installed("llamacpp")
+    result = CliRunner().invoke(edgeqwen, ["doctor"])
+    assert result.exit_code == 0
+    assert "\nwarn  ort        not installed; it reads onnx\n" in result.stdout
+    assert "\n                 -> pip install 'edgeqwen[onnx]'\n" in result.stdout
+    assert result.stdout.endswith("Models can run here.\n")
+
+
+def test_the_command_fails_where_nothing_can_run(installed, nano_artifact):
+    installed()
+    assert CliRunner().invoke(edgeqwen, ["doctor"]).exit_code == 1
+    result = CliRunner().invoke(edgeqwen, ["doctor", str(nano_artifact("q8_0")), "--json"])
+    assert result.exit_code == 1
+    data = json.loads(result.stdout)
+    assert data["can_run"] is False
+    assert data["plan"] is None
+    assert {check["name"] for check in data["checks"]} >= {"system", "model", "choice"}
+    assert data["machine"]["cores"] >= 1
+
+
+def test_it_says_what_was_measured(installed, nano_artifact, monkeypatch):
+    installed("llamacpp", "ort")
+    model = doctor.outline(nano_artifact("q8_0"))
+    both = {"gguf": model.weights["gguf"], "onnx": model.weights["gguf"]}
+    monkeypatch.setattr(
+        doctor, "outline", lambda _: type(model)("n", "d" * 64, model.shape, both, dict.fromkeys(both, "q"))
+    )
+    for name, speed in (("llamacpp", 10.0), ("ort", 11.0)):
+        keep_speeds("d" * 64, {name: Speed(device.cpu_name(), ENGINES[name].version, 2, speed)})
+    assert "ort: measured here, tokens/s: ort 11.0, llamacpp 10.0" in found(nano_artifact("q8_0"))["choice"].found
+
+
+def test_it_is_quick_and_loads_no_engine(installed):
+    installed("llamacpp")
+    before = set(sys.modules)
+    started = time.process_time()
+    diagnose()
+    assert time.process_time() - started < 0.3
+    assert not {"llama_cpp", "onnxruntime", "torch"} & (set(sys.modules) - before)
+
+
+# The device's own words.
+
+
+PI5 = """processor : 0
+BogoMIPS : 108.00
+Features : fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
+CPU implementer : 0x41
+CPU part : 0xd0b
+
+Model : Raspberry Pi 5 Model B Rev 1.0
+"""
+
+
+def test_a_raspberry_pi_is_known(tmp_path):
+    cpuinfo, board = tmp_path / "cpuinfo", tmp_path / "model"
+    cpuinfo.write_text(PI5)
+    board.write_bytes(b"Raspberry Pi 5 Model B Rev 1.0\0")
+    assert device.cpu_name(cpuinfo) == "Cortex-A76"
+    assert device.cpu_features(cpuinfo) == ("neon", "fp16", "dotprod")
+    assert device.board_name(board) == "Raspberry Pi 5 Model B Rev 1.0"
+    assert device.board_name(tmp_path / "absent") is None
+
+
+def test_an_x86_processor_is_known(tmp_path):
+    (tmp_path / "cpuinfo").write_text("model name\t: Intel(R)  N100\nflags\t\t: fpu sse4_2 avx2 avx_vnni\n")
+    assert device.cpu_name(tmp_path / "cpuinfo") == "Intel(R) N100"
+    assert device.cpu_features(tmp_path / "cpuinfo") == ("sse4.2", "avx2", "avx-vnni")
+    assert device.cpu_features(tmp_path / "absent") is None
+
+
+def test_the_largest_cache(tmp_path):
+    for index, size in enumerate(("32K", "512K", "2M")):
+        (tmp_path / f"cpu0/cache/index{index}").mkdir(parents=True)
+        (tmp_path / f"cpu0/cache/index{index}/size").write_text(size + "\n")
+    assert device.largest_cache_bytes(tmp_path) == 2 << 20
+    assert device.largest_cache_bytes(tmp_path / "absent") is None
