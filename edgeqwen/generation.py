@@ -98,6 +98,10 @@ class Generation:
             return self._finish("stop", Split(split.thinking, content), logprobs, calls)
         return Delta(split.thinking, content, calls, logprobs)
 
+    def end(self, reason: FinishReason) -> Delta:
+        """End the answer from outside, before its time; what the stages still held."""
+        return self._finish(reason, Split(), ())
+
     def _budget_is_used_up(self) -> bool:
         splitter = self._splitter
         return self._budget is not None and splitter.state == "thinking" and splitter.thinking_tokens >= self._budget

@@ -7,29 +7,26 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from edgeqwen.backends.base import Backend, Chunk
 from edgeqwen.errors import RequestError
-from edgeqwen.generation import Generation, Prompt, check_config, common_prefix
+from edgeqwen.generation import Generation, common_prefix
+from edgeqwen.language import Language, ModelCard
 from edgeqwen.messages import messages_from
-from edgeqwen.plan import Plan
 from edgeqwen.sampling import Row, resolve
 from edgeqwen.template import ChatTemplate
-from edgeqwen.thinking import think_start
 from edgeqwen.tokenizer import Tokenizer
 from edgeqwen.tools import check_tools
 from edgeqwen.types import (
     SAMPLING_PLAIN,
-    SAMPLING_THINKING,
     Completion,
     Delta,
     GenerationConfig,
     Message,
-    ModelShape,
     Options,
     Sampling,
     Timings,
@@ -42,17 +39,6 @@ logger = logging.getLogger("edgeqwen")
 Messages = str | Sequence[Message | Mapping[str, Any]]  # a str is one user message
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What is known of a model besides its weights."""
-
-    name: str
-    shape: ModelShape
-    end_ids: frozenset[int]
-    recommended: GenerationConfig = field(default_factory=GenerationConfig)  # the file's own sampling values
-    plan: Plan | None = None  # the engine, how it was loaded, and why
-
-
 class Model:
     """A model and its KV cache. One answer at a time: another thread's waits until a stream is finished or closed.
 
@@ -61,6 +47,7 @@ class Model:
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, template: ChatTemplate, card: ModelCard) -> None:
         self.backend = backend
+        self.language = Language(tokenizer, template, card)
         self.tokenizer = tokenizer
         self.template = template
         self.card = card
@@ -68,7 +55,6 @@ class Model:
         self._computing = threading.Lock()  # held inside the engine only
         self._owner: threading.Thread | None = None  # who drives the stream that holds the lock
         self._idle_s = 0.0  # that readers spent between two deltas
-        self._warned = False
 
     @property
     def context_length(self) -> int:
@@ -82,17 +68,9 @@ class Model:
         prompt is too long: both before the first piece is computed. Leaving the loop early stops the answer.
         """
         config = config_from(options)
-        check_config(config, self.tokenizer.vocab_size)
-        thinking = self._thinks(config)
-        prompt = self._prompt(messages_from(_as_list(messages)), check_tools(tools), thinking=thinking)
-        if prompt.start == "open" and config.thinking is False:
-            raise RequestError(f"{self.card.name} always thinks: its template has no switch; set a thinking_budget")
-        thinking = thinking or prompt.start == "open"
-        sampling = self._sampling(config, thinking=thinking)
-        generation = Generation(
-            prompt, config, sampling, self.tokenizer,
-            end_ids=self.card.end_ids, context_length=self.context_length,
-        )  # fmt: skip
+        generation = self.language.answer(
+            messages_from(_as_list(messages)), check_tools(tools), config, context_length=self.context_length
+        )
         return self._run(generation)
 
     def chat(self, messages: Messages, *, tools: Sequence[Tool] = (), **options: Unpack[Options]) -> Completion:
@@ -110,7 +88,8 @@ class Model:
         next turns. Call it while the user reads: the next `stream` then pays for its question alone.
         """
         history = messages_from(_as_list(messages))
-        probes = [self._prompt((*history, Message("user", text)), tools, thinking=True).ids for text in ("a", "b")]
+        turns = ((*history, Message("user", text)) for text in ("a", "b"))
+        probes = [self.language.prompt(turn, tools, thinking=True).ids for turn in turns]
         stable = probes[0][: common_prefix(*probes)]
         if not stable or len(stable) >= self.context_length:
             return 0
@@ -122,7 +101,7 @@ class Model:
 
     def count_tokens(self, messages: Messages, *, tools: Sequence[Tool] = (), thinking: bool = True) -> int:
         """How many tokens the rendered prompt has."""
-        return len(self._prompt(messages_from(_as_list(messages)), tools, thinking=thinking).ids)
+        return len(self.language.prompt(messages_from(_as_list(messages)), tools, thinking=thinking).ids)
 
     def interrupt(self) -> None:
         """From any thread: end a running answer soon; its stream raises InterruptedForwardError."""
@@ -139,28 +118,6 @@ class Model:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-    def _thinks(self, config: GenerationConfig) -> bool:
-        """Whether the answer may think: asked for, or left open, by a model that can."""
-        if config.thinking and not self.template.thinks:
-            raise RequestError(f"{self.card.name} has no thinking mode: its chat template knows no switch for it")
-        return self.template.thinks and config.thinking is not False and config.thinking_budget != 0
-
-    def _prompt(self, messages: Sequence[Message], tools: Sequence[Tool], *, thinking: bool) -> Prompt:
-        ids = self.tokenizer.encode_segments(self.template.render(messages, tools, thinking=thinking))
-        start = think_start(ids, self.tokenizer, thinks=self.template.thinks, thinking=thinking)
-        return Prompt(tuple(ids), start, bool(tools))
-
-    def _sampling(self, config: GenerationConfig, *, thinking: bool) -> Sampling:
-        """Qwen3's presets per mode; a file's own recommendations are for thinking, or for a model that cannot."""
-        preset = SAMPLING_THINKING if thinking else SAMPLING_PLAIN
-        if thinking or not self.template.thinks:
-            preset = resolve(self.card.recommended, preset)
-        sampling = resolve(config, preset)
-        if thinking and sampling.temperature == 0 and not self._warned:
-            self._warned = True
-            logger.warning("greedy decoding makes a thinking Qwen3 repeat itself; Qwen recommends temperature 0.6")
-        return sampling
 
     def _run(self, generation: Generation) -> Generator[Delta]:
         with self._locked():

@@ -8,8 +8,9 @@ from typing import Literal
 
 from edgeqwen.tokenizer import Tokenizer
 
-# expected: the model opens the block itself; open: the prompt ends inside it; content: there is none, or it is closed.
-ThinkStart = Literal["expected", "open", "content"]
+# expected: the model opens the block itself; open: the prompt ends inside it; content: there is none, or it is closed;
+# text: the answer continues a text, and all of it is content, newlines at its start included.
+ThinkStart = Literal["expected", "open", "content", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ class ThinkSplitter:
         self._tokenizer = tokenizer
         self._decoder = tokenizer.decoder()
         self._newlines = ""  # of the thinking, held back until more of it comes
-        self._leading = True  # nothing but newlines came yet on this side of the tag
-        self.state: Literal["thinking", "content"] = "content" if start == "content" else "thinking"
+        self._leading = start != "text"  # nothing but newlines came yet on this side of the tag
+        self.state: Literal["thinking", "content"] = "content" if start in {"content", "text"} else "thinking"
         self.closed = False  # a </think> came
         self.thinking_tokens = 0
 

@@ -428,16 +428,16 @@ def test_interrupt_ends_the_stream_and_the_model_stays_usable():
 def test_presets_follow_the_mode_and_the_file():
     model = model_saying("ok")
     config = GenerationConfig()
-    assert model._sampling(config, thinking=True).temperature == 0.6
-    assert model._sampling(config, thinking=False).temperature == 0.7
+    assert model.language.sampling(config, thinking=True).temperature == 0.6
+    assert model.language.sampling(config, thinking=False).temperature == 0.7
     own = Model(
         model.backend,
         TOKENIZER,
         QWEN25,
         ModelCard("own", SHAPE, frozenset({END}), edgeqwen.GenerationConfig(temperature=0.3)),
     )
-    assert own._sampling(config, thinking=False).temperature == 0.3
-    assert own._sampling(GenerationConfig(temperature=1.0), thinking=False).temperature == 1.0
+    assert own.language.sampling(config, thinking=False).temperature == 0.3
+    assert own.language.sampling(GenerationConfig(temperature=1.0), thinking=False).temperature == 1.0
 
 
 def test_common_prefix():

@@ -15,7 +15,8 @@ State = Literal["loading", "ready", "draining", "broken"]  # broken: it died and
 class Request:
     """One answer that is asked for: a chat (`messages`, `tools`) or the continuation of a `prompt`.
 
-    `owner` says whose cached prefixes it may share: requests of two owners never meet in the cache.
+    `owner` says whose cached prefixes it may share: requests of two owners never meet in the cache. After `seconds`,
+    the time in the queue included, the answer ends where it is, with "length".
     """
 
     messages: tuple[Message, ...] = ()
@@ -23,6 +24,7 @@ class Request:
     prompt: str | tuple[int, ...] | None = None
     config: GenerationConfig = field(default_factory=GenerationConfig)
     owner: str = ""
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
