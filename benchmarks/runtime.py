@@ -1,4 +1,4 @@
-"""The runtime beside llama-bench in one sitting: decode speed, time outside the engine, prefix reuse, start-up.
+"""The runtime beside llama-bench in one sitting: speeds, time outside the engine, prefix reuse, start-up.
 
     python -m benchmarks.runtime --peers DIR ARTIFACT [ARTIFACT ...]
 
@@ -22,17 +22,32 @@ from edgeqwen import load
 from edgeqwen.artifact import open_artifact
 from edgeqwen.device import physical_cores
 from edgeqwen.model import Model
+from edgeqwen.speed import decode_sample, prompt_sample
 from edgeqwen.types import Message
 
 RESULTS = Path(__file__).parent / "results" / "runtime.json"
 TOKENS = 128
+PROMPT = 512
 
 
-def llama_bench(peers: Path, gguf: Path, threads: int) -> float:
-    """Decode tokens/s of llama-bench: TOKENS tokens, one repetition behind its own warm-up."""
-    command = [peers / "bin/llama-bench", "-m", gguf, "-p", "0", "-n", TOKENS, "-t", threads, "-r", "1", "-o", "json"]
-    done = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
-    return float(json.loads(done.stdout)[0]["avg_ts"])
+def llama_bench(peers: Path, gguf: Path, threads: int) -> dict[str, float]:
+    """Tokens/s of llama-bench: a prompt of PROMPT, then TOKENS one by one; one repetition behind its own warm-up."""
+    words = [
+        peers / "bin/llama-bench", "-m", gguf, "-p", PROMPT, "-n", TOKENS, "-t", threads, "-r", "1", "-o", "json",
+    ]  # fmt: skip
+    done = subprocess.run([str(word) for word in words], check=True, capture_output=True, text=True)
+    prompt, generated = (float(row["avg_ts"]) for row in json.loads(done.stdout))
+    return {"llama_bench_prompt_tokens_per_s": prompt, "llama_bench_tokens_per_s": generated}
+
+
+def engine(model: Model) -> dict[str, float]:
+    """Tokens/s of the engine behind the protocol, as `edgeqwen bench` measures it: no sampling, no text."""
+    prompt = prompt_sample(model.backend, PROMPT, 0)
+    generated = decode_sample(model.backend, TOKENS, 0)
+    return {
+        "engine_prompt_tokens_per_s": PROMPT / prompt.seconds,
+        "engine_tokens_per_s": TOKENS / generated.seconds,
+    }
 
 
 def decode(model: Model) -> dict[str, float]:
@@ -102,15 +117,22 @@ def compare(artifact: Path, peers: Path, threads: int, runs: int) -> dict[str, A
     gguf = open_artifact(artifact).file("gguf")
     with load(artifact, threads=threads) as model:
         decode(model)  # warm: pages read, threads started
-        rows = [{**decode(model), "llama_bench_tokens_per_s": llama_bench(peers, gguf, threads)} for _ in range(runs)]
+        rows = [{**decode(model), **engine(model), **llama_bench(peers, gguf, threads)} for _ in range(runs)]
         turns = [second_turn(model) for _ in range(runs)]
-    ratios = [row["tokens_per_s"] / row["llama_bench_tokens_per_s"] for row in rows]
+    ratios = {
+        name: [row[ours] / row[theirs] for row in rows]
+        for name, ours, theirs in (
+            ("ratio", "tokens_per_s", "llama_bench_tokens_per_s"),
+            ("engine_ratio", "engine_tokens_per_s", "llama_bench_tokens_per_s"),
+            ("engine_prompt_ratio", "engine_prompt_tokens_per_s", "llama_bench_prompt_tokens_per_s"),
+        )
+    }
     return {
         "artifact": artifact.name,
         "threads": threads,
         "runs": runs,
         **medians(rows),
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+        **{name: {"median": statistics.median(v), "min": min(v), "max": max(v)} for name, v in ratios.items()},
         "second_turn": medians(turns),
         "reuse_speedup": statistics.median(turn["cold_s"] / turn["reused_s"] for turn in turns),
         "prepared_speedup": statistics.median(turn["cold_s"] / turn["prepared_s"] for turn in turns),
@@ -125,15 +147,18 @@ def medians(rows: list[dict[str, float]]) -> dict[str, float]:
 def table(results: list[dict[str, Any]], started: dict[str, float]) -> str:
     """The figures as Markdown."""
     lines = [
-        "| artifact | tokens/s | llama-bench | ratio (min-max) | outside the engine "
-        "| first token of a 2nd turn | prepared | no reuse | faster |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| artifact | tokens/s | llama-bench | ratio (min-max) | engine alone, ratio | prompt, ratio "
+        "| outside the engine | first token of a 2nd turn | prepared | no reuse | faster |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         ratio, turn = r["ratio"], r["second_turn"]
         lines.append(
             f"| {r['artifact']} | {r['tokens_per_s']:.1f} | {r['llama_bench_tokens_per_s']:.1f} "
-            f"| {ratio['median']:.3f} ({ratio['min']:.3f}-{ratio['max']:.3f}) | {100 * r['outside_share']:.2f} % "
+            f"| {ratio['median']:.3f} ({ratio['min']:.3f}-{ratio['max']:.3f}) "
+            f"| {r['engine_tokens_per_s']:.1f}, {r['engine_ratio']['median']:.3f} "
+            f"| {r['engine_prompt_tokens_per_s']:.0f}, {r['engine_prompt_ratio']['median']:.3f} "
+            f"| {100 * r['outside_share']:.2f} % "
             f"| {turn['reused_s']:.3f} s | {turn['prepared_s']:.3f} s | {turn['cold_s']:.2f} s "
             f"| {r['reuse_speedup']:.1f}x, {r['prepared_speedup']:.1f}x |"
         )

@@ -6,6 +6,7 @@ nothing with it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -44,7 +45,7 @@ class Request:
 
 
 def samples(request: Request) -> Iterator[Sample | Memory]:
-    """Every sample as it comes, and the peaks of memory once; the errors are those of `load`, or of a dead process."""
+    """Every sample as it comes, and the peaks of memory so far; errors are those of `load`, or of a dead process."""
     command = [sys.executable, "-P", "-X", "utf8", "-m", "edgeqwen.bench_process", json.dumps(asdict(request))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with TemporaryFile() as complaints:
@@ -105,17 +106,16 @@ def main() -> None:
 
 
 def _measure(request: Request) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The first loading, every test, the peaks of memory; then it is loaded again for the spread."""
+    """The first loading and every test, each with the peaks of memory so far; then loadings, for their spread."""
     with MemoryWatch() as watch:
-        model, sample = _load(request)
+        model, loading = _load(request)
         with model:
-            yield "sample", asdict(sample)
             tests = measure(
                 model, prompts=request.prompts, generate=request.generate, depths=request.depths, repeat=request.repeat
             )
-            for sample in tests:
+            for sample in itertools.chain([loading], tests):
                 yield "sample", asdict(sample)
-        yield "memory", asdict(watch.memory)
+                yield "memory", asdict(watch.memory)
     for _ in range(request.repeat - 1):
         model, sample = _load(request)
         model.close()

@@ -67,7 +67,7 @@ class Run:
     kv_type: str
     context_length: int
     bandwidth: Bandwidth
-    memory: Memory | None  # None: stopped before the end
+    memory: Memory | None  # None: stopped before the first loading was done
     rows: tuple[Row, ...]
 
     def of(self, test: Test) -> list[Row]:

@@ -51,10 +51,15 @@ def test_markdown_is_aligned_and_has_units():
         assert len({len(line) for line in table.splitlines()}) == 1
     speed, memory = tables
     assert re.search(r"decode +\| +10 \| +0 \| +20.0 tokens/s \| +10.0 - 40.0 \| 50 % of 10.0 GB/s", speed)
-    assert re.search(r"first token +\| +128 \| +0 \| +12.3 ms \|", speed)
+    assert re.search(r"first token +\| +128 \| +0 \| +12.3 ms \| +\|", speed)
     assert re.search(r"load +\| +\| +\| +2.00 s \| +1.50 - 2.50 \|", speed)
     assert re.search(r"512 \| f16 +\| 300 MiB \| 100 MiB \| +200 MiB", memory)
     assert "500.0 MB of weights, and 1 KiB" in text
+
+
+def test_a_stopped_report_says_so():
+    assert "stopped before the end: median, least and most of up to 3" in FORMATS["md"](made_up(stopped=True))
+    assert "stopped" not in FORMATS["md"](made_up())
 
 
 def test_weights_in_the_processors_cache_are_marked():

@@ -72,6 +72,8 @@ def test_help_and_import_load_no_engine_and_no_numpy():
         (["run", "nano", "hi", "--logprobs", "21", "--json"], 2, "logprobs"),
         (["run", "nano", "hi", "--tools", __file__], 2, "is not JSON"),
         (["inspect", "nano", "--verify"], 2, "checkpoint"),
+        (["run", "nano", "hi", "--engine", "ort"], 1, "ort reads onnx"),
+        (["run", "nano", "hi", "--engine", "vllm"], 1, "auto, llamacpp, ort"),
     ],
 )
 def test_errors_are_one_line_that_says_what_would_work(arguments, code, words, tmp_path):
@@ -321,6 +323,14 @@ def test_thinking_goes_to_the_errors_of_a_pipe_where_it_is_asked_for(nano_artifa
     assert code == 0
     assert err.strip()
     assert (out, "") == run(*question, "What is 123 + 456?")[1:]
+
+
+def test_run_says_which_engine_it_took_and_why(nano_artifact):
+    _, out, err = run("run", nano_artifact("q8_0"), "hi", "--max-tokens", "2", "--verbose", "--json")
+    data = json.loads(out)
+    assert data["engine"] == "llamacpp"
+    assert err.strip() == "; ".join(data["reasons"])
+    assert "reads gguf" in err
 
 
 def test_logprobs_are_in_the_json(nano_artifact):

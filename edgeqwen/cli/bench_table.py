@@ -37,12 +37,13 @@ def markdown(report: Report) -> str:
 
 def _speed(report: Report, run: Run, row: Row) -> list[str]:
     speed = row.tokens_per_s
-    median, between = (_speeds(speed) if speed else _times(row.seconds)) if row.samples else ("", "")
+    median, between = _speeds(speed) if speed else _times(row.seconds)
     tokens, depth = (str(row.tokens), str(row.depth)) if row.tokens else ("", "")
     share = ""
     if row.bandwidth_share is not None and row.bytes_per_token is not None:
         cached = report.cache_bytes is not None and report.weights_bytes[run.format] < report.cache_bytes
         share = f"{100 * row.bandwidth_share:.0f} % of {run.bandwidth.bytes_per_s / 1e9:.1f} GB/s" + " *" * cached
+    between *= len(row.samples) > 1
     return [run.engine, run.type, str(run.threads), TITLES[row.test], tokens, depth, median, between, share]
 
 
@@ -72,6 +73,8 @@ def _notes(report: Report) -> Iterator[str]:
     """What the figures mean: one line each, as far as it concerns them."""
     count = f"median, least and most of {report.repeat}" if report.repeat > 1 else "measured once"
     versions = ", ".join(dict.fromkeys(f"{run.engine} {run.version or '(unknown version)'}" for run in report.runs))
+    if report.stopped:
+        count = f"stopped before the end: median, least and most of up to {report.repeat}"
     yield f"- {count}; {versions}; edgeqwen {report.machine['edgeqwen']}"
     yield "- prompt: so many tokens behind depth tokens of context, at once; decode: so many, one by one;"
     yield "  first token: from a question of so many tokens to the first of its answer, template and sampling included"
