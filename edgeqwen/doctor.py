@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from edgeqwen.plan import Plan, choose_engines
 GIB, MIB = 1 << 30, 1 << 20
 MEMORY_LOW = GIB  # Qwen3-0.6B in int4 with 4,096 tokens of context takes about that
 DISK_LOW = 2 * GIB  # Qwen3-0.6B's checkpoint has 1.5 GB, its int4 0.4 GB
+COMPILERS = ("c++", "g++", "clang++", "cl")
 Status = Literal["ok", "warn", "fail"]
 
 
@@ -127,7 +129,9 @@ def check_cache() -> Check:
 def check_engine(engine: Engine) -> Check:
     """Whether an engine is installed, in the version that this edgeqwen was made for."""
     if not engine.installed:
-        return Check(engine.name, "warn", f"not installed; it reads {engine.format}", engine.pip_line)
+        lacks_compiler = engine.compiled and not any(map(shutil.which, COMPILERS))
+        found = "not installed" + ", and there is no C++ compiler to build it" * lacks_compiler
+        return Check(engine.name, "warn", f"{found}; it reads {engine.format}", engine.pip_line)
     found = f"{engine.distribution} {engine.version or '(unknown version)'}, reads {engine.format}"
     pinned = pinned_version(engine.distribution)
     if pinned is not None and engine.version not in (None, pinned):

@@ -20,6 +20,7 @@ class Engine:
     extra: str  # of our own package
     kv_types: tuple[str, ...]  # of its cache; the first is the default
     gpu: bool = False  # whether layers can go to one
+    compiled: bool = False  # by pip, where it is installed: there are no wheels
 
     @property
     def pip_line(self) -> str:
@@ -46,7 +47,16 @@ class Engine:
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("llamacpp", "gguf", "llama_cpp", "llama-cpp-python", "llama", ("f16", "q8_0", "f32"), gpu=True),
+        Engine(
+            "llamacpp",
+            "gguf",
+            "llama_cpp",
+            "llama-cpp-python",
+            "llama",
+            ("f16", "q8_0", "f32"),
+            gpu=True,
+            compiled=True,
+        ),
         Engine("ort", "onnx", "onnxruntime", "onnxruntime", "onnx", ("f32",)),
     )
 }

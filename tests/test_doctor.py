@@ -57,6 +57,16 @@ def test_a_missing_engine_has_its_pip_line(installed, there, missing, extra):
     assert diagnose().can_run
 
 
+def test_an_engine_that_has_to_be_compiled_needs_a_compiler(installed, monkeypatch):
+    installed("ort")
+    for compiler, told in ((None, True), ("/usr/bin/c++", False)):
+        monkeypatch.setattr("shutil.which", lambda _, compiler=compiler: compiler)
+        assert ("no C++ compiler" in found()["llamacpp"].found) is told
+    installed("llamacpp")
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert "compiler" not in found()["ort"].found
+
+
 def test_without_an_engine_nothing_runs(installed):
     installed()
     choice = found()["choice"]
