@@ -178,4 +178,8 @@ def check_config(config: GenerationConfig, vocab_size: int) -> None:
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """How many ids `a` and `b` share from their start."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    one, other = list(a), list(b)
+    start, end = 0, min(len(one), len(other))
+    while start + 256 <= end and one[start : start + 256] == other[start : start + 256]:
+        start += 256  # in C: four thousand ids take 20 us
+    return next((i for i in range(start, end) if one[i] != other[i]), end)

@@ -138,13 +138,8 @@ class Model:
                 (row,) = self._forward(generation.next_ids)
             decode_s = time.perf_counter() - started - (self._idle_s - idle_s) - prompt_s
             usage = replace(generation.usage, cached_tokens=cached)
-            timings = Timings(
-                prompt_s=prompt_s,
-                decode_s=decode_s,
-                engine_s=self.backend.native_s - native_s,
-                prompt_tokens_per_s=(len(prompt) - cached) / prompt_s,
-                decode_tokens_per_s=(usage.completion_tokens - 1) / decode_s,  # the first came with the prompt
-            )
+            engine_s = self.backend.native_s - native_s
+            timings = Timings.of(usage, prompt_s=prompt_s, decode_s=decode_s, engine_s=engine_s)
         yield replace(delta, usage=usage, timings=timings)
 
     def _show(self, delta: Delta) -> Iterator[Delta]:

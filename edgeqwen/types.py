@@ -73,6 +73,18 @@ class Timings:
     prompt_tokens_per_s: float = 0.0
     decode_tokens_per_s: float = 0.0
 
+    @classmethod
+    def of(cls, usage: Usage, *, prompt_s: float, decode_s: float, engine_s: float) -> Timings:
+        """With the speeds: of the prompt's tokens that were computed, and of the answer's but the first."""
+        computed, behind_first = usage.prompt_tokens - usage.cached_tokens, max(0, usage.completion_tokens - 1)
+        return cls(
+            prompt_s=prompt_s,
+            decode_s=decode_s,
+            engine_s=engine_s,
+            prompt_tokens_per_s=computed / prompt_s if prompt_s else 0.0,
+            decode_tokens_per_s=behind_first / decode_s if decode_s else 0.0,  # the first came with the prompt
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:
