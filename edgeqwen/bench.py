@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
-from edgeqwen.bandwidth import read_bandwidth
+from edgeqwen.bandwidth import Bandwidth, read_bandwidth
 from edgeqwen.bench_process import Request, samples
 from edgeqwen.bench_report import Report, Row, Run
 from edgeqwen.device import cpu_name, largest_cache_bytes, machine_facts, memory_available_bytes, physical_cores
@@ -132,15 +132,17 @@ class _Measuring:
         self._request = request
         self._progress = progress
         self._memory: Memory | None = None
-        self._bandwidth = read_bandwidth(request.threads, memory_available_bytes())
+        self._bandwidths: list[Bandwidth] = []
         self.samples: dict[tuple[str, int, int], list[Sample]] = {}
 
     def go(self) -> None:
+        """Measure, the bandwidth before and after: another user of the machine may disturb one of the two."""
         request, done = self._request, 0
+        self._bandwidths.append(read_bandwidth(request.threads, memory_available_bytes()))
         prompts, depths = len(request.prompts), len(request.depths)
         total = request.repeat * (1 + prompts + depths * (prompts + len(request.generate)))
         label = f"measuring {request.engine}, {request.threads} thread{'s' * (request.threads > 1)}"
-        for found in self._found():
+        for found in samples(request):
             if isinstance(found, Memory):
                 self._memory = found
                 continue
@@ -148,27 +150,24 @@ class _Measuring:
             done += 1
             if self._progress is not None:
                 self._progress(done, total, label)
-        again = read_bandwidth(request.threads, memory_available_bytes())
-        self._bandwidth = max(self._bandwidth, again, key=lambda found: found.bytes_per_s)
-
-    def _found(self) -> Iterator[Sample | Memory]:
-        return samples(self._request)
+        self._bandwidths.append(read_bandwidth(request.threads, memory_available_bytes()))
 
     def run(self, model: Outline) -> Run:
         """What was measured, with what every row means for the memory's bandwidth."""
         request, engine = self._request, ENGINES[self._request.engine]
         weights, per_token = model.weights[engine.format], kv_bytes_per_token(model.shape, request.kv_type)
+        bandwidth = max(self._bandwidths, key=lambda found: found.bytes_per_s)
         rows = []
         for (test, tokens, depth), found in self.samples.items():
             row = Row(found[0].test, tokens, depth, tuple(found))
             if test == "decode" and not request.gpu_layers and row.tokens_per_s is not None:
                 read = weights.read_bytes + per_token * (depth + (tokens + 1) / 2)
-                share = read * row.tokens_per_s.median / self._bandwidth.bytes_per_s
+                share = read * row.tokens_per_s.median / bandwidth.bytes_per_s
                 row = replace(row, bytes_per_token=read, bandwidth_share=share)
             rows.append(row)
         return Run(
             engine.name, engine.version, engine.format, model.types[engine.format], request.threads, request.kv_type,
-            request.context_length, self._bandwidth, self._memory, tuple(rows),
+            request.context_length, bandwidth, self._memory, tuple(rows),
         )  # fmt: skip
 
 

@@ -223,6 +223,22 @@ def test_ctrl_c_keeps_what_was_measured(nano_artifact, monkeypatch):
     assert "40.0 tokens/s" in result.stdout
 
 
+def test_ctrl_c_between_two_configurations_keeps_the_first(nano_artifact, monkeypatch):
+    stub(monkeypatch, lambda _: iter([Sample("decode", 4, 0, 0.1)]))
+    calls = []
+
+    def interrupted_at_the_third(threads, _):
+        calls.append(threads)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return Bandwidth(len(calls) * 1e10, threads, MIB)
+
+    monkeypatch.setattr(bench_module, "read_bandwidth", interrupted_at_the_third)
+    report = bench(nano_artifact("q8_0"), replace(TINY, threads=(1, 2)))
+    assert report.stopped
+    assert [(run.threads, run.bandwidth.bytes_per_s) for run in report.runs] == [(1, 2e10)]
+
+
 def test_one_configuration_that_fails_leaves_the_others(nano_artifact, monkeypatch):
     def two_fail(request):
         if request.threads == 2:
