@@ -18,7 +18,7 @@ from edgeqwen.outline import Outline, outline
 from edgeqwen.plan import choose_engines, kv_bytes_per_token, whole_number
 from edgeqwen.process_memory import Memory
 from edgeqwen.speed import Sample
-from edgeqwen.speed_record import Speed, keep_speeds
+from edgeqwen.speed_record import Speed, decode_speeds, keep_speeds
 
 ALL = "all"
 TEMPLATE_TOKENS = 128  # that a chat template may put around a question
@@ -116,6 +116,7 @@ def _engines(settings: BenchSettings, model: Outline) -> list[Engine]:
         choices = choose_engines(
             formats, installed,
             wanted=AUTO if name == ALL else name, kv_type=settings.kv_type, gpu_layers=settings.gpu_layers,
+            speeds=decode_speeds(model.digest),
         )  # fmt: skip
         found |= {choice.engine: ENGINES[choice.engine] for choice in (choices if name == ALL else choices[:1])}
     return list(found.values())

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from xml.sax.saxutils import escape, quoteattr
 
 from edgeqwen.errors import EngineMissingError, RequestError
 
 SCALE = 2  # pixels of a PNG for each unit
 FONT = "Helvetica, Arial, 'Noto Sans', 'Noto Sans CJK SC', sans-serif"
+# Files with Chinese characters, by the names under which Linux, Windows and macOS have them.
+CHINESE_FONTS = (
+    "NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc",
+    "DroidSansFallbackFull.ttf", "msyh.ttc", "simhei.ttf", "PingFang.ttc", "STHeiti Light.ttc",
+)  # fmt: skip
 Anchor = Literal["start", "middle", "end"]
 
 
@@ -108,8 +115,8 @@ def _element(shape: Box | Line | Text) -> str:
 
 
 def png(drawing: Drawing) -> bytes:
-    """The bytes of a PNG file, by Pillow with the font that it carries."""
-    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - an extra: an SVG goes without
+    """The bytes of a PNG file, by Pillow."""
+    from PIL import Image, ImageDraw  # noqa: PLC0415 - an extra: an SVG goes without
 
     image = Image.new("RGB", (round(drawing.width * SCALE), round(drawing.height * SCALE)), "#ffffff")
     pen = ImageDraw.Draw(image)
@@ -122,9 +129,20 @@ def png(drawing: Drawing) -> bytes:
             ends = [SCALE * n for n in (shape.x1, shape.y1, shape.x2, shape.y2)]
             pen.line(ends, fill=shape.colour, width=round(SCALE * shape.width))
         else:
-            font = ImageFont.load_default(SCALE * shape.size)
+            font = _font(SCALE * shape.size, chinese=not shape.text.isascii())
             place = (SCALE * shape.x, SCALE * shape.y)
             pen.text(place, shape.text, fill=shape.colour, font=font, anchor=anchors[shape.anchor])
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
+
+
+@cache
+def _font(size: int, *, chinese: bool) -> Any:
+    """Pillow's own font, which has Latin letters only; for others one of the system's, where there is one."""
+    from PIL import ImageFont  # noqa: PLC0415
+
+    for name in CHINESE_FONTS if chinese else ():
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)

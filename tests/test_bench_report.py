@@ -8,8 +8,9 @@ from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
+from edgeqwen import drawing
 from edgeqwen.bandwidth import Bandwidth
 from edgeqwen.bench_plot import _ticks, plot
 from edgeqwen.bench_report import Report, Row, Run, as_dict, flat_rows
@@ -115,6 +116,22 @@ def test_pictures_are_written(tmp_path):
     image = Image.open(tmp_path / "a.PNG")
     assert image.width == 2 * 820
     assert len(image.getcolors(1 << 16)) > 10
+
+
+def test_chinese_names_get_a_font_that_has_them(tmp_path, monkeypatch):
+    asked = []
+
+    def truetype(name, size):
+        asked.append((name, size))
+        if len(asked) < 3:
+            raise OSError("cannot open resource")
+        return ImageFont.load_default(size)
+
+    drawing._font.cache_clear()
+    monkeypatch.setattr(ImageFont, "truetype", truetype)
+    write_picture(plot(made_up(model="千问")), tmp_path / "a.png")
+    assert [name for name, _ in asked] == list(drawing.CHINESE_FONTS[:3])
+    drawing._font.cache_clear()
 
 
 def test_a_picture_that_cannot_be_drawn_is_refused_before_the_work(tmp_path, monkeypatch):
