@@ -18,6 +18,7 @@ def choose(
     threads: int | None = None,
     kv_type: str | None = None,
     gpu_layers: int = 0,
+    parallel: int | None = None,
     device: Device | None = None,
 ) -> Plan:
     """The plan of the best engine that fits into memory, with its reasons; the errors are those of `edgeqwen.plan`."""
@@ -34,6 +35,7 @@ def choose(
             return plan(
                 model.shape, model.weights[ENGINES[choice.engine].format], here,
                 engine=choice, context_length=context_length, threads=threads, kv_type=kv_type, gpu_layers=gpu_layers,
+                parallel=parallel,
             )  # fmt: skip
         except MemoryShortError as error:
             short[choice.engine] = error

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 
 from edgeqwen.errors import RequestError
 
+KEPT_SEQUENCES = 12  # conversations that wait for their next turn, as far as the pool holds them
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -21,10 +23,15 @@ class Engine:
     kv_types: tuple[str, ...]  # of its cache; the first is the default
     gpu: bool = False  # whether layers can go to one
     compiled: bool = False  # by pip, where it is installed: there are no wheels
+    pooled: bool = False  # its sequences share one pool of KV cells: more of them cost nothing
 
     @property
     def pip_line(self) -> str:
         return f"pip install 'edgeqwen[{self.extra}]'"
+
+    def sequences(self, parallel: int | None) -> int:
+        """How many a server needs for answers side by side, and beside them for prefixes that are kept."""
+        return 1 if parallel is None else parallel + KEPT_SEQUENCES * self.pooled
 
     @property
     def installed(self) -> bool:
@@ -56,6 +63,7 @@ ENGINES = {
             ("f16", "q8_0", "f32"),
             gpu=True,
             compiled=True,
+            pooled=True,
         ),
         Engine("ort", "onnx", "onnxruntime", "onnxruntime", "onnx", ("f32",)),
     )

@@ -192,6 +192,7 @@ def load(  # noqa: PLR0913 - what one may say of loading
     kv_type: str | None = None,
     gpu_layers: int = 0,
     engine: str = "auto",
+    parallel: int | None = None,
     offline: bool = False,
     verify: bool = False,
     trust_template: bool = False,
@@ -201,7 +202,8 @@ def load(  # noqa: PLR0913 - what one may say of loading
 
     `type` is what a hub id or `nano` is converted to, `context_length` counts tokens of prompt and answer (default
     4,096), `threads` defaults to the fast physical cores, `gpu_layers` -1 puts all layers on a GPU. `engine` is auto,
-    llamacpp or ort, `kv_type` the type of its cache (default f16, of ort f32). `verify` checks every hash first;
+    llamacpp or ort, `kv_type` the type of its cache (default f16, of ort f32), `parallel` the number of answers that a
+    server runs side by side. `verify` checks every hash first;
     `trust_template` accepts a chat template that is not known and renders it in a sandbox. Raises EdgeqwenError's
     children; MemoryShortError comes before anything is loaded that would not fit.
     """
@@ -215,6 +217,7 @@ def load(  # noqa: PLR0913 - what one may say of loading
     chosen = choose(
         outline(path), engine=engine,
         context_length=context_length, threads=threads, kv_type=kv_type, gpu_layers=gpu_layers,
+        parallel=parallel,
     )  # fmt: skip
     found = find(path, format=ENGINES[chosen.engine].format, verify=verify, trust_template=trust_template)
     for reason in chosen.reasons:

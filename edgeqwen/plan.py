@@ -20,6 +20,7 @@ REPACKED = {
 }
 REPACKED["amd64"], REPACKED["arm64"] = REPACKED["x86_64"], REPACKED["aarch64"]
 PROCESS_BYTES = 130 << 20  # Python, numpy, the tokenizer of 151,669 tokens, llama.cpp's libraries
+STEP_ROWS = 32  # of logits that a step gives at most, one for every answer that runs in it
 RESERVE = 0.9  # of the available memory; the rest is for everybody else
 
 
@@ -85,6 +86,7 @@ class Plan:
     """How a model is loaded on a device, what that needs, and why it was chosen.
 
     Without `mmap` the file is read: weights that the engine lays out anew are then in memory once and not twice.
+    `sequences` share `pool_tokens` of KV cache: a server's answers side by side, and prefixes that are kept.
     """
 
     engine: str  # of edgeqwen.backends.BACKENDS
@@ -95,6 +97,8 @@ class Plan:
     gpu_layers: int
     need: MemoryNeed
     reasons: tuple[str, ...]
+    sequences: int = 1
+    pool_tokens: int | None = None  # None: context_length
 
 
 def kv_bytes_per_token(shape: ModelShape, kv_type: str = "f16") -> int:
@@ -112,9 +116,12 @@ def memory_need(
     kv_type: str = "f16",
     mmap: bool = True,
     step_tokens: int = 512,
-    step_rows: int = 32,
+    step_rows: int = STEP_ROWS,
 ) -> MemoryNeed:
-    """Bytes that a model of this shape needs at a context length, with a mapped file or one that is read."""
+    """Bytes that a model of this shape needs at a context length, with a mapped file or one that is read.
+
+    For a server `context_length` is that of all its sequences together.
+    """
     widest = 2 * shape.intermediate_size + 2 * shape.hidden_size + 2 * shape.num_attention_heads * shape.head_dim
     compute = 4 * step_tokens * widest + 4 * 2 * step_rows * shape.vocab_size
     if kv_type == "f32":  # no flash attention: the scores of a step stand in memory
@@ -205,8 +212,12 @@ def plan(
     threads: int | None = None,
     kv_type: str | None = None,
     gpu_layers: int = 0,
+    parallel: int | None = None,
 ) -> Plan:
-    """Choose what the caller left open; MemoryShortError, before anything is loaded, if it cannot fit."""
+    """Choose what the caller left open; MemoryShortError, before anything is loaded, if it cannot fit.
+
+    `parallel` answers run side by side in a server, each with the whole context if memory allows; None: one.
+    """
     chosen_engine = engine or EngineChoice("llamacpp", "llamacpp: as asked")
     kind = engine_named(chosen_engine.engine)
     kv = kind.kv_types[0] if kv_type is None else kv_type
@@ -221,18 +232,27 @@ def plan(
     whole_number("context_length", wanted, 16, longest, ", what this model was made for")
     count = threads or device.physical_cores
     reasons = [chosen_engine.reason, f"{count} threads: " + ("as asked" if threads else "the fast physical cores")]
+    whole_number("parallel", parallel, 1, STEP_ROWS)
     room = None if device.memory_available_bytes is None else int(RESERVE * device.memory_available_bytes)
 
-    def need(*, mmap: bool) -> MemoryNeed:
-        return memory_need(shape, weights, machine=device.machine, context_length=wanted, kv_type=kv, mmap=mmap)
+    def need(pool: int, *, mmap: bool) -> MemoryNeed:
+        return memory_need(shape, weights, machine=device.machine, context_length=pool, kv_type=kv, mmap=mmap)
 
-    mmap = room is None or need(mmap=True).total_bytes <= room
-    chosen = need(mmap=mmap)
+    pool = wanted * (parallel or 1)
+    mmap = room is None or need(pool, mmap=True).total_bytes <= room
     if not mmap:
         reasons.append("the file is read, not mapped: its weights would be in memory twice, and that is short")
+    if room is not None and pool > wanted and need(pool, mmap=mmap).total_bytes > room:
+        left = room - need(0, mmap=mmap).total_bytes
+        pool = max(wanted, min(pool, left // kv_bytes_per_token(shape, kv) // 256 * 256))
+        reasons.append(f"{parallel} answers share a KV cache of {pool} tokens: all that memory allows")
+    chosen = need(pool, mmap=mmap)
     if room is not None and chosen.total_bytes > room:
         raise MemoryShortError(_too_large(chosen, room, shape, kv, wanted))
-    return Plan(kind.name, wanted, count, kv, mmap=mmap, gpu_layers=gpu_layers, need=chosen, reasons=tuple(reasons))
+    return Plan(
+        kind.name, wanted, count, kv, mmap=mmap, gpu_layers=gpu_layers, need=chosen, reasons=tuple(reasons),
+        sequences=kind.sequences(parallel), pool_tokens=pool,
+    )  # fmt: skip
 
 
 def _too_large(need: MemoryNeed, room: int, shape: ModelShape, kv_type: str, wanted: int) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgeqwen.backends.base import Chunk, Ledger, Logits, check_chunks
 from edgeqwen.errors import EngineError, EngineMissingError, InterruptedForwardError, NoRoomError
-from edgeqwen.plan import Plan
+from edgeqwen.plan import STEP_ROWS, Plan
 
 PIP_LINE = "pip install 'edgeqwen[llama]'"
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml.h: enum ggml_type
@@ -34,7 +34,7 @@ class LlamaCppSettings:
     gpu_layers: int = 0  # -1: all
     mmap: bool = True  # weights that are laid out anew for speed stand beside the mapped file: in memory twice
     step_tokens: int = 512
-    step_rows: int = 32  # bounds the logits buffer, which llama.cpp else reserves for every token of a step
+    step_rows: int = STEP_ROWS  # bounds the logits buffer, which llama.cpp else reserves for every token of a step
 
 
 def _llama() -> Any:
@@ -108,8 +108,9 @@ class LlamaCppBackend:
     def open(cls, path: Path, plan: Plan, progress: Callable[[float], None] | None = None) -> LlamaCppBackend:
         """Load a file as it was planned."""
         settings = LlamaCppSettings(
-            plan.context_length, plan.threads, kv_type=plan.kv_type, gpu_layers=plan.gpu_layers, mmap=plan.mmap
-        )
+            plan.context_length, plan.threads, sequences=plan.sequences, pool_tokens=plan.pool_tokens,
+            kv_type=plan.kv_type, gpu_layers=plan.gpu_layers, mmap=plan.mmap,
+        )  # fmt: skip
         return cls(path, settings, progress)
 
     def _model_params(self, settings: LlamaCppSettings, loading: _Loading) -> Any:

@@ -12,6 +12,23 @@ State = Literal["loading", "ready", "draining", "broken"]  # broken: it died and
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Which model is served and how it is loaded: `edgeqwen.load`'s arguments; and how many may ask at a time."""
+
+    model: str
+    type: str | None = None
+    context_length: int | None = None
+    threads: int | None = None
+    kv_type: str | None = None
+    gpu_layers: int = 0
+    engine: str = "auto"
+    offline: bool = False
+    trust_template: bool = False
+    parallel: int = 4  # answers side by side
+    waiting_max: int = 64  # requests beyond these; more get BusyError
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One answer that is asked for: a chat (`messages`, `tools`) or the continuation of a `prompt`.
 
