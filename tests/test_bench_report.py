@@ -121,9 +121,9 @@ def test_pictures_are_written(tmp_path):
 def test_chinese_names_get_a_font_that_has_them(tmp_path, monkeypatch):
     asked, original = [], ImageFont.truetype
 
-    def truetype(file, size):
+    def truetype(file, *rest, **options):
         if not isinstance(file, str):  # the font that Pillow carries
-            return original(file, size)
+            return original(file, *rest, **options)
         asked.append(file)
         raise OSError("cannot open resource")
 
