@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SAMPLING: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty")
 _HASHED: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
+_MAKERS: Final = {"gguf": "llama-cpp-python", "onnx": "onnx"}  # the package that had a hand in a format's bytes
 _MAX_CONFIG_BYTES: Final = 4 << 20
 
 
@@ -47,7 +48,7 @@ def describe(
         context_length=checkpoint.shape.max_position_embeddings,
         sampling=_sampling(checkpoint.generation_config),
         source=_source(checkpoint),
-        versions={"llama-cpp-python": version("llama-cpp-python")},
+        versions={package: version(package) for key, package in _MAKERS.items() if key in formats},
         files=dict(writer.files),
     )
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _TEMPORARY: Final = re.compile(r"\.edgeqwen-[a-z_]+\.tmp")
 _PAYLOAD: Final = re.compile(
-    r"(model|tokenizer|tokenizer_config|chat_template)-[0-9a-f]{12}\.(gguf|onnx|data|json|jinja)"
+    r"(model|graph|weights|tokenizer|tokenizer_config|chat_template)-[0-9a-f]{12}\.(gguf|onnx|data|json|jinja)"
 )
 
 
@@ -111,6 +111,10 @@ class ArtifactWriter:
         self._drafts[name] = draft
         self.files[name] = Payload(size, sha256)
         return name
+
+    def path_of(self, name: str) -> Path:
+        """Where a sealed payload can be read before the commit."""
+        return self._drafts[name].path
 
     def add(self, stem: str, suffix: str, data: bytes) -> str:
         """Create and seal a small payload; gives its final name."""

@@ -25,7 +25,7 @@ from edgeqwen.tokenizer import Tokenizer
 from edgeqwen.types import DEFAULT_TYPE, ModelShape
 
 if TYPE_CHECKING:
-    from converters.to_gguf import ConvertReport
+    from converters.report import ConvertReport
 
 NANO = Path(__file__).parent / "nano"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -130,16 +130,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeqwen"
 
 
-def artifact_name(model: str, type: str) -> str:
-    """The folder that a model is converted into: `Qwen3-0.6B`, `q4_k_m` -> `qwen3-0.6b-q4_k_m`."""
-    return f"{model.lower()}-{type}"
+def artifact_name(model: str, type: str, formats: tuple[str, ...] = ("gguf",)) -> str:
+    """The folder that a model is converted into: qwen3-0.6b-q4_k_m; -int4-onnx for ONNX, -int4-gguf-onnx for both."""
+    return "-".join([model.lower(), type, *(() if formats == ("gguf",) else formats)])
 
 
 def convert(
     name: str,
     out: Path,
     *,
-    type: str = DEFAULT_TYPE,
+    type: str | None = None,
+    formats: tuple[str, ...] = ("gguf",),
     threads: int | None = None,
     trust_template: bool = False,
     offline: bool = False,
@@ -147,18 +148,19 @@ def convert(
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Make an artifact in `out` of a checkpoint's folder, a hub id or `nano`; nothing is left where that fails."""
+    from converters.build import convert_checkpoint  # noqa: PLC0415
     from converters.checkpoint import open_checkpoint  # noqa: PLC0415 - the one place where running meets converting
-    from converters.to_gguf import convert_to_gguf  # noqa: PLC0415
 
     folder = NANO if name == "nano" else Path(name).expanduser()
     if not folder.exists() and HUB_ID.fullmatch(name):
         folder = _download(name, revision=revision, offline=offline, progress=progress)
-    stage = f"converting {model_name(name)} to {type_name(type)}"
+    kind = type_name(type, formats)
+    stage = f"converting {model_name(name)} to {kind}"
     shown = (lambda done, total, _tensor: progress(done, total, stage)) if progress else None
     with open_checkpoint(folder, name=model_name(name)) as checkpoint:
         template = checkpoint.chat_template
-        return convert_to_gguf(
-            checkpoint, out, type=type, threads=threads, trust_template=trust_template,
+        return convert_checkpoint(
+            checkpoint, out, type=kind, formats=formats, threads=threads, trust_template=trust_template,
             template_known=template is None or is_known(template), progress=shown,
         )  # fmt: skip
 
@@ -169,13 +171,13 @@ def model_name(name: str) -> str:
     return path.resolve().name if path.exists() and name != "nano" else name.rsplit("/", 1)[-1]
 
 
-def type_name(name: str) -> str:
-    """The type's own name in lower case: int4 -> q4_k_m; RequestError lists what there is."""
-    if not isinstance(name, str):
+def type_name(name: str | None, formats: tuple[str, ...] = ("gguf",)) -> str:
+    """The type's own name in lower case: for GGUF int4 is q4_k_m; RequestError lists what there is."""
+    if not isinstance(name, str | None):
         raise RequestError(f"a type is a text such as q4_k_m, not {name!r}")
-    from converters.mixture import find_file_type  # noqa: PLC0415
+    from converters.build import resolve_type  # noqa: PLC0415
 
-    return find_file_type(name).lower()
+    return resolve_type(name, formats)
 
 
 def _download(model_id: str, *, revision: str | None, offline: bool, progress: Progress | None) -> Path:

@@ -11,15 +11,21 @@ import click
 
 from edgeqwen.cli.terminal import escaped, json_text
 from edgeqwen.errors import RequestError
-from edgeqwen.types import DEFAULT_TYPE
 
 if TYPE_CHECKING:
-    from converters.to_gguf import ConvertReport
+    from converters.report import ConvertReport
 
 
 @click.command()
 @click.argument("model")
-@click.option("--type", "kind", default=DEFAULT_TYPE, show_default=True, help="q8_0 (int8), q4_k_m (int4), q4_0, ...")
+@click.option(
+    "--to", "to", default="gguf", show_default=True, help="gguf, onnx, or gguf,onnx: the same weights for both."
+)
+@click.option(
+    "--type",
+    "kind",
+    help="For gguf q8_0 (int8), q4_k_m (int4), ...; for onnx int4, int4_fast, int8, fp32.",
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: ./NAME-TYPE]")
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 @click.option("--offline", is_flag=True, help="Never ask the network: the hub's cache or an error.")
@@ -29,7 +35,8 @@ if TYPE_CHECKING:
 def convert(
     model: str,
     *,
-    kind: str,
+    to: str,
+    kind: str | None,
     out: Path | None,
     revision: str | None,
     offline: bool,
@@ -45,6 +52,8 @@ def convert(
     \b
     edgeqwen convert Qwen/Qwen3-0.6B                    # -> ./qwen3-0.6b-q4_k_m/
     edgeqwen convert ./my-finetune --type q8_0 --out ./mine
+    edgeqwen convert Qwen/Qwen3-0.6B --to onnx          # for ONNX Runtime -> ./qwen3-0.6b-int4-onnx/
+    edgeqwen convert Qwen/Qwen3-0.6B --to gguf,onnx     # both engines, bit for bit the same weights
     HF_ENDPOINT=https://mirror.example edgeqwen convert Qwen/Qwen3-0.6B
     """
     from edgeqwen import catalog
@@ -53,11 +62,12 @@ def convert(
 
     if model != "nano" and is_artifact(Path(model).expanduser()):
         raise RequestError(f"{model} is an artifact already; run it: {shlex.join(['edgeqwen', 'run', model])}")
-    kind = catalog.type_name(kind)
-    target = out or Path(catalog.artifact_name(catalog.model_name(model), kind))
+    formats = tuple(part.strip() for part in to.lower().split(","))
+    kind = catalog.type_name(kind, formats)
+    target = out or Path(catalog.artifact_name(catalog.model_name(model), kind, formats))
     with Progress() as progress:
         report = catalog.convert(
-            model, target, type=kind, threads=threads, trust_template=trust_template,
+            model, target, type=kind, formats=formats, threads=threads, trust_template=trust_template,
             offline=offline, revision=revision, progress=progress,
         )  # fmt: skip
     if as_json:
@@ -75,6 +85,8 @@ def summary(report: ConvertReport) -> str:
     """Where it is, how large, how long it took, what quantizing changed, and how to run it."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.tensor_types.items()))
     errors = ", ".join(f"{kind} {100 * error:.2f} %" for kind, error in sorted(report.errors.items()) if error)
+    if report.requantized:
+        kinds += f"; rounded again, for ONNX has not their type: {len(report.requantized)} tensors"
     lines = [
         f"{report.path}: {report.type}, {report.bytes_out / 1e6:.0f} MB of {report.bytes_in / 1e6:.0f} MB, "
         f"{report.seconds['total']:.1f} s, read back and verified",

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from converters.checkpoint import open_checkpoint
-from converters.to_gguf import convert_to_gguf
+from converters.build import convert_checkpoint
 from edgeqwen.artifact import is_artifact, open_artifact
 from edgeqwen.errors import ArtifactError
 
@@ -26,7 +26,7 @@ TRIALS = 50
 
 def convert(checkpoint: Path, out: Path, kind: str) -> None:
     with open_checkpoint(checkpoint) as opened:
-        convert_to_gguf(opened, out, type=kind, threads=2)
+        convert_checkpoint(opened, out, type=kind, threads=2)
 
 
 class Deadly:

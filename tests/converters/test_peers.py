@@ -15,7 +15,7 @@ import pytest
 
 from converters.checkpoint import open_checkpoint
 from converters.mixture import FILE_TYPES
-from converters.to_gguf import convert_to_gguf
+from converters.build import convert_checkpoint
 from edgeqwen.artifact import open_artifact
 from edgeqwen.gguf import open_gguf
 
@@ -102,7 +102,7 @@ def checkpoint(request, make_checkpoint, tmp_path_factory):
 
 def convert(folder: Path, out: Path, kind: str) -> Path:
     with open_checkpoint(folder) as opened:
-        convert_to_gguf(opened, out, type=kind)
+        convert_checkpoint(opened, out, type=kind)
     return open_artifact(out).file("gguf")
 
 

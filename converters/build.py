@@ -1,0 +1,146 @@
+"""An open checkpoint -> an artifact on disk, in one format or in two of the same weights; whole or not at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from converters.describe import describe
+from converters.mixture import find_file_type
+from converters.onnx_plan import find_onnx_type
+from converters.report import Clock, ConvertReport
+from edgeqwen.artifact import ArtifactWriter, Format
+from edgeqwen.device import physical_cores
+from edgeqwen.errors import RequestError, TemplateError
+from edgeqwen.types import DEFAULT_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from converters.checkpoint import Checkpoint
+    from converters.report import Written
+    from converters.to_gguf import Progress
+
+FORMATS: Final = ("gguf", "onnx")
+_JSON_BYTES: Final = 64 << 10  # manifest and measured.json, at most
+# Of one grid in two containers: the file type and the type of the tied table.
+_SHARED: Final = {"int4": ("Q4_0", "Q8_0"), "int8": ("Q8_0", None), "fp32": ("F32", None)}
+
+
+def resolve_type(type: str | None, formats: Sequence[str]) -> str:
+    """A type's own name in lower case for these formats, None being their default; RequestError lists what there is."""
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats or len(set(formats)) != len(formats):
+        raise RequestError(f"formats are {', '.join(FORMATS)}, each at most once, not {', '.join(formats) or 'none'}")
+    if formats == ("gguf",):
+        return find_file_type(DEFAULT_TYPE if type is None else type).lower()
+    wanted = find_onnx_type("int4" if type is None else type)
+    if len(formats) > 1 and wanted not in _SHARED:
+        raise RequestError(f"{type} is no grid that GGUF and ONNX share; {', '.join(_SHARED)} are")
+    return wanted
+
+
+def convert_checkpoint(
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    type: str,
+    formats: Sequence[str] = ("gguf",),
+    threads: int | None = None,
+    trust_template: bool = False,
+    template_known: bool = True,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Write the artifact `out`.
+
+    `type` is a file type of mixture.FILE_TYPES for gguf, one of onnx_plan.TYPES for onnx, and int4, int8 or fp32 for
+    both. `threads` defaults to the physical cores. Raises RequestError (type, formats, threads), TemplateError (a
+    template that is not `template_known` nor trusted), CheckpointError (a weight is NaN or infinite; a file changed
+    meanwhile), ArtifactError (the target).
+    """
+    clock = Clock()
+    workers = threads if threads is not None else physical_cores()
+    if workers < 1:
+        raise RequestError(f"threads is {workers}; at least 1 is needed")
+    kind = resolve_type(type, tuple(formats))
+    if checkpoint.chat_template is not None and not template_known and not trust_template:
+        raise TemplateError(
+            f"{checkpoint.name} has a chat template that edgeqwen does not know; it would run, in a sandbox, on every "
+            "message: read it and pass --trust-template to accept it"
+        )
+    with ArtifactWriter(Path(out), checkpoint=checkpoint.path) as writer:
+        written = _write(checkpoint, writer, kind, tuple(formats), workers, clock, progress)
+        checkpoint.check_unchanged()
+        manifest = describe(
+            checkpoint,
+            writer,
+            {name: Format(one.file, one.type) for name, one in written.items()},
+            trusted=not template_known and trust_template,
+        )
+        report = _report(checkpoint, Path(out), written, clock)
+        measured = {
+            "convert": {
+                "seconds": report.seconds,
+                "threads": workers,
+                "relative_rms_error": report.errors,
+                "tensors": report.tensor_types,
+            }
+        }
+        writer.commit(manifest, measured)
+    return report
+
+
+def _write(
+    checkpoint: Checkpoint,
+    writer: ArtifactWriter,
+    type: str,
+    formats: tuple[str, ...],
+    threads: int,
+    clock: Clock,
+    progress: Progress | None,
+) -> dict[str, Written]:
+    """Write the formats, the second from the first, so that the source is read once and the weights are the same."""
+    both = len(formats) > 1
+    written: dict[str, Written] = {}
+    reserved = 2 * len(checkpoint.tokenizer_json) + _JSON_BYTES
+    if "gguf" in formats:
+        from converters.to_gguf import plan_gguf, write_gguf  # noqa: PLC0415 - needs ggml, which ONNX alone does not
+
+        kind, table = _SHARED[type] if both else (find_file_type(type), None)
+        plan = plan_gguf(checkpoint, kind, table=table)
+        clock.lap("plan")
+        writer.reserve(plan.layout.size * len(formats) + reserved)
+        written["gguf"] = write_gguf(checkpoint, plan, writer, threads, progress)
+        clock.lap("weights")
+    if "onnx" in formats:
+        from converters.to_onnx import plan_onnx, write_onnx  # noqa: PLC0415 - needs onnx
+        from converters.weights import CheckpointWeights, GgufWeights  # noqa: PLC0415
+
+        weights = GgufWeights(writer.path_of(written["gguf"].file)) if both else CheckpointWeights(checkpoint)
+        with weights:
+            plan_of_onnx = plan_onnx(weights, type, shared_grid=both)
+            clock.lap("plan")
+            if not both:
+                writer.reserve(plan_of_onnx.size + reserved)
+            written["onnx"] = write_onnx(weights, plan_of_onnx, writer, threads, progress)
+            clock.lap("weights")
+    return written
+
+
+def _report(checkpoint: Checkpoint, out: Path, written: dict[str, Written], clock: Clock) -> ConvertReport:
+    counts: Counter[str] = Counter()
+    for one in written.values():
+        counts.update(one.tensor_types)
+    return ConvertReport(
+        path=out,
+        type=" + ".join(dict.fromkeys(one.type for one in written.values())),
+        bytes_in=sum(path.stat().st_size for path in {tensor.path for tensor in checkpoint.tensors.values()}),
+        bytes_out=sum(one.nbytes for one in written.values()),
+        seconds=clock.finish(),
+        tensor_types=dict(counts),
+        errors={kind: error for one in written.values() for kind, error in one.errors.items()},
+        tied_duplicate_dropped=checkpoint.tied_duplicate is not None,
+        sha256=next(iter(written.values())).sha256,
+        requantized=tuple(name for one in written.values() for name in one.requantized),
+    )

@@ -1,0 +1,190 @@
+"""Rounds rows of weights to the grids of ONNX Runtime's MatMulNBits; it knows no graph, no file and no model.
+
+A grid is x = scale * (q - zero) over blocks of a row. Source of the packing: ContribOperators.md of ONNX Runtime 1.31,
+MatMulNBits: [rows, blocks, block_size * bits / 8] bytes, the even element in the low nibble; zero points, where there
+are any, packed alike along a row; without them zero is 8 or 128.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+    Bytes = npt.NDArray[np.uint8]
+
+_STEP_ELEMENTS: Final = 1 << 15  # rounded at a time: all scratch stays in the second-level cache
+# What a scale is multiplied by, or a range cut to, in the search for the smallest squared error.
+_SHRINKS: Final = tuple(np.float32(value) for value in (1.08, 1.04, 1.0, 0.96, 0.92, 0.88, 0.84))
+_CUTS: Final = tuple(np.float32(value) for value in (1.0, 0.94, 0.88, 0.82))
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How one matrix is stored. `half` rounds scales to 16 bits, as GGUF's Q4_0 and Q8_0 have them."""
+
+    bits: int  # 4 or 8
+    block_size: int
+    zeros: bool = False  # a zero point for each block
+    searched: bool = False  # scales (and zero points) of least squared error, not of the plain range
+    half: bool = False
+
+    def nbytes(self, width: int) -> int:
+        """Bytes of a row's weights."""
+        return width * self.bits // 8
+
+    def blocks(self, width: int) -> int:
+        """Blocks of a row."""
+        return width // self.block_size
+
+    def zero_bytes(self, width: int) -> int:
+        """Bytes of a row's zero points."""
+        return (self.blocks(width) * self.bits + 7) // 8 if self.zeros else 0
+
+
+def round_rows(rows: Floats, grid: Grid, weights: Bytes, scales: Floats, zeros: Bytes | None) -> None:
+    """Write [n, width] rows as weights [n, width * bits / 8], scales [n, blocks] and zero points [n, zero_bytes]."""
+    count, width = rows.shape
+    blocks = grid.blocks(width)
+    step = max(1, _STEP_ELEMENTS // width)
+    for first in range(0, count, step):
+        part = rows[first : first + step]
+        stop = first + len(part)
+        columns = np.ascontiguousarray(part.reshape(-1, grid.block_size).T)  # [block_size, n * blocks]
+        levels, scale, zero = _rounded(columns, grid)
+        packed = np.ascontiguousarray(levels.T)
+        weights[first:stop] = (_nibbles(packed) if grid.bits == 4 else packed).reshape(len(part), -1)
+        scales[first:stop] = scale.reshape(len(part), blocks)
+        if zeros is not None and zero is not None:
+            zeros[first:stop] = _packed_zeros(zero.reshape(len(part), blocks), grid.bits)
+
+
+def _rounded(columns: Floats, grid: Grid) -> tuple[Bytes, Floats, Bytes | None]:
+    """Levels [block_size, m], scales [m] and zero points [m] of blocks that stand in columns."""
+    if grid.zeros:
+        return _with_zeros(columns, grid)
+    most = _signed_largest(columns)
+    top = np.float32(1 << (grid.bits - 1))
+    # 4 bits: the largest value becomes -8, as in Q4_0; 8 bits: it becomes 127 or -127, as in Q8_0
+    span = -top if grid.bits == 4 else np.copysign(top - 1, most)
+    scale = most / span
+    if grid.searched:
+        scale = _searched(columns, scale, top)
+    stored = scale.astype(np.float16).astype(np.float32) if grid.half else scale
+    scaled = columns * _inverse(scale)
+    if grid.half and grid.bits == 4:  # Q4_0 rounds halves up, by adding and cutting off
+        levels = np.minimum((scaled + np.float32(8.5)).astype(np.int8), 15).astype(np.uint8)
+    elif grid.half:  # Q8_0 rounds halves away from zero
+        away = np.copysign(np.float32(0.49999997), scaled)
+        levels = ((scaled + away).astype(np.int32) + 128).astype(np.uint8)
+    else:
+        levels = (np.clip(np.rint(scaled), -top, top - 1) + top).astype(np.uint8)
+    return levels, stored, None
+
+
+def _searched(columns: Floats, scale: Floats, top: np.float32) -> Floats:
+    """Try shrunk scales of either sign and refit each to its levels; the one that leaves the least squared error."""
+    best, gain = scale.copy(), np.full_like(scale, -1)
+    for factor in (*_SHRINKS, *(-value for value in _SHRINKS)):
+        levels = np.clip(np.rint(columns * _inverse(scale * factor)), -top, top - 1)
+        _keep_better(columns, levels, best, gain)
+    return best
+
+
+def _keep_better(columns: Floats, levels: Floats, best: Floats, gain: Floats) -> npt.NDArray[np.bool_]:
+    """Least squares: with scale = <x, q> / <q, q>, the error is <x, x> less <x, q> ** 2 / <q, q>."""
+    along = np.add.reduce(columns * levels, axis=0)
+    power = np.add.reduce(levels * levels, axis=0)
+    fitted = np.divide(along, power, out=np.zeros_like(along), where=power > 0)
+    better: npt.NDArray[np.bool_] = fitted * along > gain
+    np.copyto(gain, fitted * along, where=better)
+    np.copyto(best, fitted, where=better)
+    return better
+
+
+def _with_zeros(columns: Floats, grid: Grid) -> tuple[Bytes, Floats, Bytes | None]:
+    """Blocks with a zero point each: the range from the smallest to the largest value, or what is left after cuts."""
+    top = np.float32((1 << grid.bits) - 1)
+    low, high = np.minimum(columns.min(axis=0), 0), np.maximum(columns.max(axis=0), 0)
+    best, zero = (high - low) / top, np.zeros_like(low)
+    zero[:] = np.clip(np.rint(-low * _inverse(best)), 0, top)
+    if grid.searched:
+        gain = np.full_like(low, -1)
+        for cut_low, cut_high in ((one, other) for one in _CUTS for other in _CUTS):
+            scale = (high * cut_high - low * cut_low) / top
+            inverse = _inverse(scale)
+            middle = np.clip(np.rint(-low * cut_low * inverse), 0, top)
+            levels = np.clip(np.rint(columns * inverse) + middle, 0, top) - middle
+            np.copyto(zero, middle, where=_keep_better(columns, levels, best, gain))
+    levels = np.clip(np.rint(columns * _inverse(best)) + zero, 0, top)
+    return levels.astype(np.uint8), best, zero.astype(np.uint8)
+
+
+def _inverse(scale: Floats) -> Floats:
+    return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+
+
+def _signed_largest(columns: Floats) -> Floats:
+    """The value of largest magnitude of each column, the first of equals."""
+    high, low = columns.max(axis=0), columns.min(axis=0)
+    most: Floats = np.where(high > -low, high, low)
+    tied = np.flatnonzero(high == -low)
+    if len(tied):
+        part = columns[:, tied]
+        most[tied] = part[np.abs(part).argmax(axis=0), np.arange(len(tied))]
+    return most
+
+
+def _nibbles(levels: Bytes) -> Bytes:
+    """Two levels a byte, along the last axis."""
+    packed: Bytes = levels[..., 0::2] | (levels[..., 1::2] << np.uint8(4))
+    return packed
+
+
+def _packed_zeros(zeros: Bytes, bits: int) -> Bytes:
+    if bits == 8:
+        return zeros
+    padded = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
+    return _nibbles(padded)
+
+
+def repack_q4_0(blocks: Bytes, weights: Bytes, scales: Floats) -> None:
+    """Move [n, row bytes] of GGUF's Q4_0 (scale; low nibbles are elements 0-15, high 16-31) to a 4-bit grid of 32."""
+    record = blocks.reshape(len(blocks), -1, 18)
+    scales[:] = record[..., :2].copy().view(np.float16)[..., 0]
+    levels = np.concatenate([record[..., 2:] & 15, record[..., 2:] >> 4], axis=-1)
+    weights[:] = _nibbles(levels).reshape(len(blocks), -1)
+
+
+def repack_q8_0(blocks: Bytes, weights: Bytes, scales: Floats) -> None:
+    """Move [n, row bytes] of GGUF's Q8_0 (scale, signed bytes) to an 8-bit grid of 32 around 128."""
+    record = blocks.reshape(len(blocks), -1, 34)
+    scales[:] = record[..., :2].copy().view(np.float16)[..., 0]
+    weights[:] = (record[..., 2:] ^ 0x80).reshape(len(blocks), -1)
+
+
+def unround(weights: Bytes, scales: Floats, zeros: Bytes | None, grid: Grid) -> Floats:
+    """Give stored rows back as float32 [n, width]: what the engine multiplies by."""
+    rows, blocks = scales.shape
+    levels = weights if grid.bits == 8 else np.stack([weights & 15, weights >> 4], axis=-1).reshape(rows, -1)
+    middle: Any = np.float32(1 << (grid.bits - 1))
+    if zeros is not None:
+        points = zeros if grid.bits == 8 else np.stack([zeros & 15, zeros >> 4], axis=-1).reshape(rows, -1)
+        middle = points[:, :blocks, None].astype(np.float32)
+    values = levels.reshape(rows, blocks, -1).astype(np.float32) - middle
+    widened: Floats = (values * scales[..., None]).reshape(rows, -1)
+    return widened
+
+
+def row_steps(count: int, width: int, elements: int) -> Iterator[tuple[int, int]]:
+    """Cut `count` rows into runs of about so many elements."""
+    step = max(1, elements // width)
+    for start in range(0, count, step):
+        yield start, min(count, start + step)

@@ -1,0 +1,199 @@
+"""ONNX graphs of small checkpoints: what ONNX Runtime computes with them is what llama.cpp computes; their bytes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from converters.build import convert_checkpoint
+from converters.checkpoint import open_checkpoint
+from converters.onnx_grid import Grid, round_rows, unround
+from converters.onnx_plan import TYPES, find_onnx_type, plan_onnx
+from converters.weights import GgufWeights
+from edgeqwen.artifact import open_artifact
+from edgeqwen.backends.base import Chunk
+from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings
+from edgeqwen.errors import CheckpointError, RequestError
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+CHECKPOINTS = {
+    "qwen3": {},
+    "qwen3-untied-f16": {"tied": False, "dtype": "F16"},
+    "qwen2-biases": {"architecture": "qwen2", "hidden": 256, "heads": 4, "head_dim": 64},
+    "qwen3-yarn": {"dtype": "F32", "config": {"rope_scaling": YARN}},
+}
+IDS = list(np.random.default_rng(0).integers(0, 4096, 96))
+
+
+@pytest.fixture(scope="module", params=CHECKPOINTS)
+def checkpoint(request, make_checkpoint, tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("onnx") / "model", **CHECKPOINTS[request.param])
+
+
+def convert(folder, out, type, formats=("onnx",), **settings):
+    with open_checkpoint(folder) as opened:
+        convert_checkpoint(opened, out, type=type, formats=formats, **settings)
+    return open_artifact(out)
+
+
+def onnx_logits(artifact, ids):
+    """[ids, vocab] of a first prompt."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(artifact.file("onnx"), options, providers=["CPUExecutionProvider"])
+    count = len(ids)
+    feed = {
+        "input_ids": np.array([ids], np.int64),
+        "seqlens_k": np.array([count - 1], np.int32),
+        "total_sequence_length": np.array(count, np.int32),
+        "logit_rows": np.arange(count, dtype=np.int64),
+    }
+    for given in session.get_inputs()[4:]:
+        feed[given.name] = np.zeros((1, given.shape[1], count, given.shape[3]), np.float32)
+    return session.run(["logits"], feed)[0]
+
+
+def llama_logits(gguf, ids):
+    backend = LlamaCppBackend(gguf, LlamaCppSettings(256, 1, kv_type="f32", step_rows=128))
+    try:
+        (rows,) = backend.forward([Chunk(0, [int(i) for i in ids], "all")])
+        return rows.copy()
+    finally:
+        backend.close()
+
+
+def test_the_graph_computes_what_llama_cpp_computes(checkpoint, tmp_path) -> None:
+    graph = onnx_logits(convert(checkpoint, tmp_path / "onnx", "fp32"), IDS)
+    gguf = convert(checkpoint, tmp_path / "gguf", "f32", ("gguf",)).file("gguf")
+    expected = llama_logits(gguf, IDS)
+    assert graph.shape == expected.shape
+    assert np.abs(graph - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("type", ["int8", "int4", "int4_fast"])
+def test_a_quantized_graph_computes_what_its_weights_say(checkpoint, tmp_path, type) -> None:
+    artifact = convert(checkpoint, tmp_path / "out", type)
+    exact = onnx_logits(convert(checkpoint, tmp_path / "exact", "fp32"), IDS)
+    found = onnx_logits(artifact, IDS)
+    error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+    assert error < {"int8": 0.05, "int4": 0.45, "int4_fast": 0.45}[type]  # random weights: errors add up undamped
+    assert error > 1e-4
+
+
+@pytest.mark.parametrize(("type", "stored"), [("int4", "Q4_0"), ("int8", "Q8_0"), ("fp32", "F32")])
+def test_two_containers_hold_bit_for_bit_the_same_weights(checkpoint, tmp_path, type, stored) -> None:
+    artifact = convert(checkpoint, tmp_path / "out", type, ("gguf", "onnx"))
+    assert artifact.manifest.formats["gguf"].type == stored
+    data = np.fromfile(next((tmp_path / "out").glob("weights-*.data")), np.uint8)
+
+    def view(place):
+        return data[place.offset : place.offset + place.nbytes].view(place.dtype).reshape(place.dims)
+
+    with GgufWeights(artifact.file("gguf")) as weights:
+        plan = plan_onnx(weights, type, shared_grid=True)
+        assert plan.size == data.size
+        assert not plan.requantized
+        for name, planned in plan.matrices.items():
+            matrix = planned.matrix
+            ours = view(matrix.weight)
+            if matrix.grid is not None:
+                ours = unround(ours, view(matrix.scales), None, matrix.grid)
+            rows = [weights.rows(source, 0, count) for source, count in zip(planned.sources, planned.rows, strict=True)]
+            assert np.array_equal(ours, np.concatenate(rows)), name
+        for planned in plan.arrays.values():
+            rows = [weights.rows(source, 0, count) for source, count in zip(planned.sources, planned.rows, strict=True)]
+            assert not rows or np.array_equal(view(planned.place), np.concatenate(rows))
+
+
+def test_the_file_is_a_sound_onnx_model(checkpoint, tmp_path) -> None:
+    path = convert(checkpoint, tmp_path / "out", "int4").file("onnx")
+    model = onnx.load(path, load_external_data=False)
+    for node in model.graph.node:
+        if node.op_type == "SimplifiedLayerNormalization":  # ONNX Runtime's own, though it stands in ONNX's domain
+            node.domain = "com.microsoft"
+    (path.parent / "checked.onnx").write_bytes(model.SerializeToString())
+    onnx.checker.check_model(path.parent / "checked.onnx")
+    places = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            entry = {item.key: item.value for item in tensor.external_data}
+            assert entry["location"] in open_artifact(tmp_path / "out").manifest.files
+            assert int(entry["offset"]) % 64 == 0
+            places[tensor.name] = (int(entry["offset"]), int(entry["length"]))
+    tied = json.loads((checkpoint / "config.json").read_text())["tie_word_embeddings"]
+    tables = [place for name, place in places.items() if name.startswith(("table.weight", "head.weight"))]
+    assert len(set(tables)) == (1 if tied else 2)  # a tied table is stored once, under two shapes
+    assert len(tables) == 2
+
+
+def test_bytes_do_not_depend_on_threads(checkpoint, tmp_path) -> None:
+    one = convert(checkpoint, tmp_path / "one", "int4_fast", threads=1)
+    three = convert(checkpoint, tmp_path / "three", "int4_fast", threads=3)
+    assert one.manifest.files == three.manifest.files
+
+
+def test_a_weight_that_is_not_finite_leaves_nothing(make_checkpoint, tmp_path) -> None:
+    bad = np.zeros((256, 512), np.float32)
+    bad[3, 7] = np.nan
+    folder = make_checkpoint(tmp_path / "model", tensors={"model.layers.1.mlp.down_proj.weight": bad})
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.down_proj\.weight\[3\]"):
+        convert(folder, tmp_path / "out", "int4")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("type", "formats", "words"),
+    [
+        ("fp16", ("onnx",), "for GPUs"),
+        ("q5_k_m", ("onnx",), "int4_fast"),
+        ("int4_fast", ("gguf", "onnx"), "share"),
+        ("int4", ("onnx", "onnx"), "at most once"),
+        ("int4", ("tflite",), "tflite"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(make_checkpoint, tmp_path, type, formats, words) -> None:
+    folder = make_checkpoint(tmp_path / "model", layers=1)
+    with pytest.raises(RequestError, match=words):
+        convert(folder, tmp_path / "out", type, formats)
+    assert not (tmp_path / "out").exists()
+
+
+def test_types_have_names() -> None:
+    assert {find_onnx_type(name) for name in ("INT4", "int4-fast", "F32", "int8")} <= set(TYPES)
+
+
+def rounded(rows, grid):
+    weights = np.empty((len(rows), grid.nbytes(rows.shape[1])), np.uint8)
+    scales = np.empty((len(rows), grid.blocks(rows.shape[1])), np.float32)
+    zeros = np.zeros((len(rows), grid.zero_bytes(rows.shape[1])), np.uint8) if grid.zeros else None
+    round_rows(rows, grid, weights, scales, zeros)
+    return unround(weights, scales, zeros, grid), scales
+
+
+def kinds_of_rows():
+    random = np.random.default_rng(1)
+    normal = random.standard_normal((48, 384)).astype(np.float32)
+    yield normal
+    yield random.standard_t(2, (48, 384)).astype(np.float32)
+    yield np.abs(normal) + 1
+    yield np.where(random.random((48, 384)) < 0.9, 0, normal).astype(np.float32)
+    yield np.zeros((4, 384), np.float32)
+    yield (normal * np.float32(1e-30)).astype(np.float32)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("block", [32, 64, 128])
+def test_a_value_is_off_by_half_a_step_at_most_and_a_search_never_loses(bits, zeros, block) -> None:
+    for rows in kinds_of_rows():
+        plain, scales = rounded(rows, Grid(bits, block, zeros))
+        steps = np.abs(np.repeat(scales, block, axis=1))
+        # the largest value of the other sign may be cut off at 7 of 8 steps where there is no zero point
+        most = 0.502 if zeros or bits == 8 else 1.001
+        assert (np.abs(plain - rows) <= most * steps + 1e-37).all()
+        searched, _ = rounded(rows, Grid(bits, block, zeros, searched=True))
+        assert np.square(searched - rows).sum() <= np.square(plain - rows).sum() * (1 + 1e-6)
