@@ -51,11 +51,20 @@ def test_markdown_is_aligned_and_has_units():
     for table in tables:
         assert len({len(line) for line in table.splitlines()}) == 1
     speed, memory = tables
-    assert re.search(r"decode +\| +10 \| +0 \| +20.0 tokens/s \| +10.0 - 40.0 \| 50 % of 10.0 GB/s", speed)
-    assert re.search(r"first token +\| +128 \| +0 \| +12.3 ms \| +\|", speed)
-    assert re.search(r"load +\| +\| +\| +2.00 s \| +1.50 - 2.50 \|", speed)
+    assert re.search(r"decode 10 +\| +0 \| +20.0 tokens/s \| +10.0 - 40.0 \| 50 % of 10.0 GB/s", speed)
+    assert re.search(r"first token 128 \| +0 \| +12.3 ms \| +\|", speed)
+    assert re.search(r"load +\| +\| +2.00 s \| +1.50 - 2.50 \|", speed)
     assert re.search(r"512 \| f16 +\| 300 MiB \| 100 MiB \| +200 MiB", memory)
     assert "500.0 MB of weights, and 1 KiB" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "llamacpp 1.2, q4_0, 2 threads" in text
+    assert "threads |" not in text
+
+
+def test_several_runs_are_told_apart_by_columns():
+    report = made_up()
+    text = FORMATS["md"](replace(report, runs=(*report.runs, replace(report.runs[0], threads=4))))
+    assert text.count("| llamacpp | q4_0 |       4 |") == 3 + 1
 
 
 def test_a_stopped_report_says_so():

@@ -5,46 +5,59 @@ from __future__ import annotations
 import csv
 import io
 import json
+import textwrap
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from edgeqwen.bench_report import COLUMNS, Report, Row, Run, Spread, as_dict, flat_rows
 from edgeqwen.cli.terminal import escaped, json_text
 
 MIB = 1 << 20
+COLUMNS_WIDE = 79  # of the lines of text; a report on one run fits an 80-column terminal
 TITLES = {"load": "load", "first_token": "first token", "prompt": "prompt", "decode": "decode"}
-RIGHT = {"threads", "tokens", "depth", "context", "median", "min - max", "peak", "mapped", "anonymous"}
+RIGHT = {"threads", "depth", "context", "median", "min - max", "peak", "mapped", "anonymous"}
+ONE_RUN = ("engine", "type", "threads")  # columns that a report on one run has in its heading
 
 
 def markdown(report: Report) -> str:
     """Two aligned tables, speed and memory, and how their figures came about."""
-    machine = report.machine
-    memory = "" if machine["memory_bytes"] is None else f", {machine['memory_bytes'] / (1 << 30):.1f} GiB"
-    where = ", ".join(str(machine[key]) for key in ("board", "cpu") if machine[key])
-    blocks = [
-        f"{report.model} on {where}: {machine['cores']} cores{memory}; {machine['system']}, Python {machine['python']}",
-        _table(
-            ("engine", "type", "threads", "test", "tokens", "depth", "median", "min - max", "memory bandwidth"),
-            [_speed(report, run, row) for run in report.runs for row in run.rows],
-        ),
-    ]
+    speeds = [_speed(report, run, row) for run in report.runs for row in run.rows]
+    blocks = ["\n".join(_wrapped(_heading(report))), _table(report, speeds)]
     if any(run.memory for run in report.runs):
-        columns = ("engine", "type", "threads", "context", "KV cache", "peak", "mapped", "anonymous")
-        blocks.append(_table(columns, [_memory(run) for run in report.runs if run.memory]))
-    blocks.append("\n".join(_notes(report)))
+        blocks.append(_table(report, [_memory(run) for run in report.runs if run.memory]))
+    blocks.append("\n".join(_wrapped(_notes(report))))
     return _printable("\n\n".join(blocks))
 
 
-def _speed(report: Report, run: Run, row: Row) -> list[str]:
+def _heading(report: Report) -> Iterator[str]:
+    machine = report.machine
+    memory = "" if machine["memory_bytes"] is None else f", {machine['memory_bytes'] / (1 << 30):.1f} GiB"
+    where = ", ".join(str(machine[key]) for key in ("board", "cpu") if machine[key])
+    system = f"{machine['system']}, Python {machine['python']}"
+    yield f"{report.model} on {where}: {machine['cores']} cores{memory}; {system}"
+    if len(report.runs) == 1:
+        (run,) = report.runs
+        yield f"{run.engine} {run.version or ''}, {run.type}, {run.threads} thread{'s' * (run.threads > 1)}"
+
+
+def _run(run: Run) -> dict[str, str]:
+    return {"engine": run.engine, "type": run.type, "threads": str(run.threads)}
+
+
+def _speed(report: Report, run: Run, row: Row) -> dict[str, str]:
     speed = row.tokens_per_s
     median, between = _speeds(speed) if speed else _times(row.seconds)
-    tokens, depth = (str(row.tokens), str(row.depth)) if row.tokens else ("", "")
     share = ""
     if row.bandwidth_share is not None and row.bytes_per_token is not None:
         cached = report.cache_bytes is not None and report.weights_bytes[run.format] < report.cache_bytes
         share = f"{100 * row.bandwidth_share:.0f} % of {run.bandwidth.bytes_per_s / 1e9:.1f} GB/s" + " *" * cached
-    between *= len(row.samples) > 1
-    return [run.engine, run.type, str(run.threads), TITLES[row.test], tokens, depth, median, between, share]
+    return _run(run) | {
+        "test": f"{TITLES[row.test]} {row.tokens or ''}".strip(),
+        "depth": str(row.depth) if row.tokens else "",
+        "median": median,
+        "min - max": between * (len(row.samples) > 1),
+        "memory bandwidth": share,
+    }
 
 
 def _speeds(figures: Spread) -> tuple[str, str]:
@@ -62,11 +75,12 @@ def _rounded(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value < 1 else f"{value:.{1 if value >= 10 else 2}f}"
 
 
-def _memory(run: Run) -> list[str]:
+def _memory(run: Run) -> dict[str, str]:
     taken = run.memory
-    parts = (taken.peak_bytes, taken.mapped_bytes, taken.anonymous_bytes) if taken else ()
-    sizes = ["unknown" if size is None else f"{size / MIB:.0f} MiB" for size in parts]
-    return [run.engine, run.type, str(run.threads), str(run.context_length), run.kv_type, *sizes]
+    sizes = (taken.peak_bytes, taken.mapped_bytes, taken.anonymous_bytes) if taken else ()
+    texts = ["unknown" if size is None else f"{size / MIB:.0f} MiB" for size in sizes]
+    parts = dict(zip(("peak", "mapped", "anonymous"), texts, strict=True))
+    return _run(run) | {"context": str(run.context_length), "KV cache": run.kv_type} | parts
 
 
 def _notes(report: Report) -> Iterator[str]:
@@ -76,13 +90,17 @@ def _notes(report: Report) -> Iterator[str]:
     if report.stopped:
         count = f"stopped before the end: median, least and most of up to {report.repeat}"
     yield f"- {count}; {versions}; edgeqwen {report.machine['edgeqwen']}"
-    yield "- prompt: so many tokens behind depth tokens of context, at once; decode: so many, one by one;"
-    yield "  first token: from a question of so many tokens to the first of its answer, template and sampling included"
+    yield (
+        "- prompt 128: 128 tokens at once, behind `depth` tokens of context; decode 128: 128 tokens, one by one; "
+        "first token 128: from a question of 128 tokens to the first of its answer, template and sampling included"
+    )
     for run in {run.engine: run for run in report.runs if run.of("decode")}.values():
         size, each = report.weights_bytes[run.format] / 1e6, report.kv_bytes_per_token[run.engine] / 1024
         outside = max(row.outside_share or 0 for row in run.of("decode"))
-        yield f"- {run.engine}: a token reads {size:.1f} MB of weights, and {each:.0f} KiB of cache for each before it;"
-        yield f"  {100 * outside:.1f} % of the time of decoding is spent outside the engine"
+        yield (
+            f"- {run.engine}: a token reads {size:.1f} MB of weights, and {each:.0f} KiB of cache for each before it; "
+            f"{100 * outside:.1f} % of the time of decoding is spent outside the engine"
+        )
     for run in {run.threads: run for run in report.runs}.values():
         yield f"- memory bandwidth: {run.bandwidth.bytes_per_s / 1e9:.1f} GB/s: {run.bandwidth.method}"
     if any(report.cache_bytes and size < report.cache_bytes for size in report.weights_bytes.values()):
@@ -91,14 +109,19 @@ def _notes(report: Report) -> Iterator[str]:
         yield "- memory: of the whole process; mapped pages of files can be dropped, anonymous ones cannot"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An aligned Markdown table; empty columns are left out, numbers stand at the right."""
-    kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
-    lines = [[columns[i] for i in kept], *([row[i] for i in kept] for row in rows)]
-    widths = [max(_width(line[i]) for line in lines) for i in range(len(kept))]
-    rights = [columns[i] in RIGHT for i in kept]
+def _wrapped(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        yield from textwrap.wrap(line, COLUMNS_WIDE, subsequent_indent="  ")
+
+
+def _table(report: Report, rows: Sequence[dict[str, str]]) -> str:
+    """An aligned Markdown table, numbers at the right, without columns that are empty or in the heading."""
+    known = ONE_RUN if len(report.runs) == 1 else ()
+    columns = [name for name in rows[0] if name not in known and any(row[name] for row in rows)]
+    widths = [max(_width(text) for text in (name, *(row[name] for row in rows))) for name in columns]
+    rights = [name in RIGHT for name in columns]
     rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, rights, strict=True)]
-    lines.insert(1, rule)
+    lines = [columns, rule, *([row[name] for name in columns] for row in rows)]
     return "\n".join("| " + " | ".join(map(_padded, line, widths, rights)) + " |" for line in lines)
 
 
