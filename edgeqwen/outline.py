@@ -42,9 +42,12 @@ def outline(path: Path) -> Outline:
 def _weights(artifact: Artifact, format: str) -> Weights:
     if format == "gguf":
         return _gguf(artifact.file(format))[1]
-    # The graph and its data file: their sizes are the tensors' but for some hundred kilobytes.
-    sizes = (payload.size for name, payload in artifact.manifest.files.items() if name.endswith((".onnx", ".data")))
-    return Weights(sum(sizes), {})
+    # The graph and its data file: their sizes are the tensors' but for some kilobytes. Of the tables of the rotary
+    # embedding, cos and sin in FP32 [positions, head_dim / 2], a token reads one row each.
+    manifest = artifact.manifest
+    sizes = (payload.size for name, payload in manifest.files.items() if name.endswith((".onnx", ".data")))
+    rotary = manifest.shape.max_position_embeddings * manifest.shape.head_dim * 4
+    return Weights(sum(sizes), {}, lookup_bytes=rotary)
 
 
 def _gguf(path: Path) -> tuple[ModelShape, Weights, str]:
