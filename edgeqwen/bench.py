@@ -81,6 +81,7 @@ def bench(
             report = replace(report, runs=(*report.runs, measuring.run(model)))
         if report.stopped:
             break
+    report = replace(report, runs=_at_the_best_bandwidth(report.runs))
     _remember(model, settings, report)
     return report
 
@@ -154,22 +155,28 @@ class _Measuring:
         self._bandwidths.append(read_bandwidth(request.threads, memory_available_bytes()))
 
     def run(self, model: Outline) -> Run:
-        """What was measured, with what every row means for the memory's bandwidth."""
+        """What was measured, and what every generated token reads of memory."""
         request, engine = self._request, ENGINES[self._request.engine]
         weights, per_token = model.weights[engine.format], kv_bytes_per_token(model.shape, request.kv_type)
         bandwidth = max(self._bandwidths, key=lambda found: found.bytes_per_s)
         rows = []
         for (test, tokens, depth), found in self.samples.items():
             row = Row(found[0].test, tokens, depth, tuple(found))
-            if test == "decode" and not request.gpu_layers and row.tokens_per_s is not None:
-                read = weights.read_bytes + per_token * (depth + (tokens + 1) / 2)
-                share = read * row.tokens_per_s.median / bandwidth.bytes_per_s
-                row = replace(row, bytes_per_token=read, bandwidth_share=share)
+            if test == "decode" and not request.gpu_layers:
+                row = replace(row, bytes_per_token=weights.read_bytes + per_token * (depth + (tokens + 1) / 2))
             rows.append(row)
         return Run(
             engine.name, engine.version, engine.format, model.types[engine.format], request.threads, request.kv_type,
             request.context_length, bandwidth, self._memory, tuple(rows),
         )  # fmt: skip
+
+
+def _at_the_best_bandwidth(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+    """A limit is the best that was seen: runs with equally many threads are held to the same."""
+    best: dict[int, Bandwidth] = {}
+    for run in sorted(runs, key=lambda run: run.bandwidth.bytes_per_s):
+        best[run.threads] = run.bandwidth
+    return tuple(replace(run, bandwidth=best[run.threads]) for run in runs)
 
 
 def _remember(model: Outline, settings: BenchSettings, report: Report) -> None:

@@ -35,7 +35,6 @@ class Row:
     depth: int
     samples: tuple[Sample, ...]
     bytes_per_token: float | None = None  # of weights and cache, that decoding reads
-    bandwidth_share: float | None = None  # of the measured one, at the median speed
 
     @property
     def seconds(self) -> Spread:
@@ -66,9 +65,15 @@ class Run:
     threads: int
     kv_type: str
     context_length: int
-    bandwidth: Bandwidth
+    bandwidth: Bandwidth  # the best that was seen with as many threads
     memory: Memory | None  # None: stopped before the first loading was done
     rows: tuple[Row, ...]
+
+    def bandwidth_share(self, row: Row) -> float | None:
+        """The part of the memory's bandwidth that a row takes at its median speed."""
+        if row.bytes_per_token is None or row.tokens_per_s is None:
+            return None
+        return row.bytes_per_token * row.tokens_per_s.median / self.bandwidth.bytes_per_s
 
     def of(self, test: Test) -> list[Row]:
         """The rows of one test."""
@@ -92,13 +97,13 @@ class Report:
 
 def as_dict(report: Report) -> dict[str, Any]:
     """Everything as plain JSON data, every sample included."""
-    runs = [{**asdict(run), "rows": [_row(row) for row in run.rows]} for run in report.runs]
+    runs = [{**asdict(run), "rows": [_row(run, row) for row in run.rows]} for run in report.runs]
     for data, run in zip(runs, report.runs, strict=True):
         data["bandwidth"]["method"] = run.bandwidth.method
     return {**asdict(report), "runs": runs}
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(run: Run, row: Row) -> dict[str, Any]:
     speeds = row.tokens_per_s
     return {
         "test": row.test,
@@ -107,7 +112,7 @@ def _row(row: Row) -> dict[str, Any]:
         "seconds": asdict(row.seconds),
         "tokens_per_s": asdict(speeds) if speeds else None,
         "bytes_per_token": row.bytes_per_token,
-        "bandwidth_share": row.bandwidth_share,
+        "bandwidth_share": run.bandwidth_share(row),
         "outside_share": row.outside_share,
         "samples_s": [sample.seconds for sample in row.samples],
     }
@@ -136,7 +141,7 @@ COLUMNS: dict[str, Column] = {
     "tokens_per_s_most": lambda _report, _run, row: row.tokens_per_s and row.tokens_per_s.most,
     "bytes_per_token": lambda _report, _run, row: row.bytes_per_token,
     "bandwidth_bytes_per_s": lambda _report, run, _row: run.bandwidth.bytes_per_s,
-    "bandwidth_share": lambda _report, _run, row: row.bandwidth_share,
+    "bandwidth_share": lambda _report, run, row: run.bandwidth_share(row),
     "outside_share": lambda _report, _run, row: row.outside_share,
     "peak_bytes": lambda _report, run, _row: run.memory and run.memory.peak_bytes,
     "mapped_bytes": lambda _report, run, _row: run.memory and run.memory.mapped_bytes,

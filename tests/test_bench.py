@@ -103,7 +103,7 @@ def test_nano_is_measured_in_a_process_of_its_own(nano_artifact):
     decode = rows["decode", 4, 8]
     assert decode.bytes_per_token == weights + 10.5 * kv_bytes_per_token(model.shape)
     speed = decode.tokens_per_s.median
-    assert decode.bandwidth_share == pytest.approx(speed * decode.bytes_per_token / run.bandwidth.bytes_per_s)
+    assert run.bandwidth_share(decode) == pytest.approx(speed * decode.bytes_per_token / run.bandwidth.bytes_per_s)
     assert 0 < decode.outside_share < 1
     assert decode_speeds(model.digest) == {"llamacpp": rows["decode", 4, 0].tokens_per_s.median}
 
@@ -204,6 +204,15 @@ def stub(monkeypatch, behaviour):
     """Let `behaviour` stand for the process."""
     monkeypatch.setattr(bench_module, "samples", behaviour)
     monkeypatch.setattr(bench_module, "read_bandwidth", lambda threads, _: Bandwidth(1e10, threads, MIB))
+
+
+def test_a_limit_is_the_best_bandwidth_that_was_seen(nano_artifact, monkeypatch):
+    stub(monkeypatch, lambda _: iter([Sample("decode", 4, 0, 0.1)]))
+    seen = iter([3e10, 1e10, 1e10, 2e10])
+    monkeypatch.setattr(bench_module, "read_bandwidth", lambda threads, _: Bandwidth(next(seen), threads, MIB))
+    monkeypatch.setattr(bench_module, "_engines", lambda *_: [ENGINES["llamacpp"]] * 2)
+    report = bench(nano_artifact("q8_0"), replace(TINY, threads=(1,)))
+    assert [run.bandwidth.bytes_per_s for run in report.runs] == [3e10, 3e10]
 
 
 def broken_off(_request):

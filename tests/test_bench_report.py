@@ -26,7 +26,7 @@ MIB = 1 << 20
 def made_up(model="model", **changes):
     """A report whose figures can be worked out by hand."""
     decode = tuple(Sample("decode", 10, 0, seconds, native_s=0.9 * seconds) for seconds in (0.5, 1.0, 0.25))
-    row = Row("decode", 10, 0, decode, bytes_per_token=5e8, bandwidth_share=0.5)
+    row = Row("decode", 10, 0, decode, bytes_per_token=2.5e8)
     first = Row("first_token", 128, 0, (Sample("first_token", 128, 0, 0.0123),))
     load = Row("load", 0, 0, (Sample("load", 0, 0, 2.5), Sample("load", 0, 0, 1.5)))
     memory = Memory(300 * MIB, 100 * MIB, 200 * MIB)

@@ -45,12 +45,12 @@ def _run(run: Run) -> dict[str, str]:
 
 
 def _speed(report: Report, run: Run, row: Row) -> dict[str, str]:
-    speed = row.tokens_per_s
+    speed, part = row.tokens_per_s, run.bandwidth_share(row)
     median, between = _speeds(speed) if speed else _times(row.seconds)
     share = ""
-    if row.bandwidth_share is not None and row.bytes_per_token is not None:
+    if part is not None:
         cached = report.cache_bytes is not None and report.weights_bytes[run.format] < report.cache_bytes
-        share = f"{100 * row.bandwidth_share:.0f} % of {run.bandwidth.bytes_per_s / 1e9:.1f} GB/s" + " *" * cached
+        share = f"{100 * part:.0f} % of {run.bandwidth.bytes_per_s / 1e9:.1f} GB/s" + " *" * cached
     return _run(run) | {
         "test": f"{TITLES[row.test]} {row.tokens or ''}".strip(),
         "depth": str(row.depth) if row.tokens else "",
@@ -106,7 +106,10 @@ def _notes(report: Report) -> Iterator[str]:
     if any(report.cache_bytes and size < report.cache_bytes for size in report.weights_bytes.values()):
         yield "- * these weights fit into the processor's cache: memory does not limit them"
     if any(run.memory for run in report.runs):
-        yield "- memory: of the whole process; mapped pages of files can be dropped, anonymous ones cannot"
+        yield (
+            "- memory: peaks of the whole process, in all and of the parts, which peak at different times; "
+            "mapped pages of files can be dropped, anonymous ones cannot"
+        )
 
 
 def _wrapped(lines: Iterable[str]) -> Iterator[str]:
