@@ -19,6 +19,7 @@ from edgeqwen.artifact import Artifact, open_artifact
 from edgeqwen.errors import ArtifactBusyError, ArtifactError, RequestError
 from edgeqwen.gguf import GgufFile, open_gguf, shape_of
 from edgeqwen.manifest import MANIFEST
+from edgeqwen.onnx_file import check_onnx
 from edgeqwen.plan import Weights, weights_of
 from edgeqwen.template import ChatTemplate, find_template, is_known
 from edgeqwen.tokenizer import Tokenizer
@@ -216,15 +217,19 @@ def _from_artifact(artifact: Artifact, format: str, *, trust_template: bool) -> 
     if manifest.chat_template is None:
         raise ArtifactError(f"{artifact.path}: holds no chat template; this is a base model, not one to talk with")
     template = artifact.file("chat_template").read_text(encoding="utf-8")
-    weights_path = artifact.file("gguf")
-    with open_gguf(weights_path) as file:
-        weights, shape = weights_of(file.tensors.values()), shape_of(file)
-    if shape != manifest.shape:
-        raise ArtifactError(f"{artifact.path}: manifest.json and {weights_path.name} are of different shapes: damaged")
+    weights_path = artifact.file(format)
+    if format == "gguf":
+        with open_gguf(weights_path) as file:
+            weights, shape = weights_of(file.tensors.values()), shape_of(file)
+        if shape != manifest.shape:
+            raise ArtifactError(f"{artifact.path}: manifest.json and {weights_path.name} are of different shapes")
+    else:
+        sizes = {name: payload.size for name, payload in manifest.files.items()}
+        weights = Weights(check_onnx(weights_path, sizes).weight_bytes, {})
     return Found(
         name=manifest.name,
         weights_path=weights_path,
-        shape=shape,
+        shape=manifest.shape,
         weights=weights,
         tokenizer=Tokenizer.from_json(artifact.file("tokenizer").read_bytes()),
         template=find_template(template, trusted=manifest.trusted_template or trust_template),

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import platform
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeqwen.artifact import open_artifact
+from edgeqwen.artifact import Artifact, open_artifact
 from edgeqwen.catalog import NANO, locate_converted, model_name
 from edgeqwen.gguf import GGML_TYPES, open_gguf, shape_of
 from edgeqwen.manifest import MANIFEST
-from edgeqwen.plan import MemoryNeed, memory_need, weights_of
+from edgeqwen.onnx_file import check_onnx
+from edgeqwen.plan import MemoryNeed, Weights, memory_need, weights_of
 from edgeqwen.template import is_known
 from edgeqwen.types import DEFAULT_TYPE, ModelShape
 
@@ -55,8 +55,10 @@ class Inspection:
 
     @property
     def parameters(self) -> int:
-        """Weights in the tensors; a tied embedding counts once."""
-        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+        """Weights of a model of this shape; a tied embedding counts once."""
+        from converters.architectures import expected_tensors  # noqa: PLC0415 - the table of what there is
+
+        return sum(math.prod(dims) for _, dims in expected_tensors(self.shape).values())
 
     @property
     def types(self) -> list[tuple[str, int, int]]:
@@ -94,16 +96,27 @@ def _artifact(path: Path, *, verify: bool) -> Inspection:
     artifact = open_artifact(path, verify="full" if verify else "quick")
     manifest = artifact.manifest
     source = artifact.file("chat_template").read_text(encoding="utf-8") if manifest.chat_template else None
-    inner = _gguf(artifact.file("gguf"))
+    tensors, memory = _weights(artifact)
     return Inspection(
         "artifact", manifest.name, str(path), sum(payload.size for payload in manifest.files.values()),
-        manifest.shape, _template(source, trusted=manifest.trusted_template), inner.tensors, inner.memory,
+        manifest.shape, _template(source, trusted=manifest.trusted_template), tensors, memory,
         (
             ("format", ", ".join(f"{kind} {found.type}" for kind, found in manifest.formats.items())),
             ("source", manifest.source.name),
             ("hashes", "all checked" if verify else "sizes checked; --verify checks every hash"),
         ),
     )  # fmt: skip
+
+
+def _weights(artifact: Artifact) -> tuple[tuple[TensorLine, ...], tuple[MemoryLine, ...]]:
+    """Tensors and memory of the format that stands first in the manifest; ONNX Runtime's cache has 32 bits."""
+    if "gguf" in artifact.manifest.formats:
+        inner = _gguf(artifact.file("gguf"))
+        return inner.tensors, inner.memory
+    sizes = {name: payload.size for name, payload in artifact.manifest.files.items()}
+    checked = check_onnx(artifact.file("onnx"), sizes)
+    tensors = tuple(TensorLine(t.name, t.type, t.dims, t.nbytes) for t in checked.tensors)
+    return tensors, _memory(artifact.manifest.shape, Weights(checked.weight_bytes, {}), "f32")
 
 
 def _gguf(path: Path) -> Inspection:
@@ -113,7 +126,7 @@ def _gguf(path: Path) -> Inspection:
         shape = shape_of(file)
         return Inspection(
             "GGUF file", str(file.metadata.get("general.name") or path.stem), str(path), file.size, shape,
-            _template(source if isinstance(source, str) else None), tensors, _memory(shape, tensors),
+            _template(source if isinstance(source, str) else None), tensors, _memory(shape, weights_of(tensors)),
         )  # fmt: skip
 
 
@@ -136,7 +149,7 @@ def _checkpoint(path: Path, name: str) -> Inspection:
         files = {t.path for t in checkpoint.tensors.values()}
         return Inspection(
             "checkpoint", checkpoint.name, str(path), sum(file.stat().st_size for file in files), checkpoint.shape,
-            _template(checkpoint.chat_template), tensors, _memory(checkpoint.shape, planned), tuple(notes),
+            _template(checkpoint.chat_template), tensors, _memory(checkpoint.shape, weights_of(planned)), tuple(notes),
         )  # fmt: skip
 
 
@@ -148,11 +161,13 @@ def _template(source: str | None, *, trusted: bool = False) -> str:
     return "unknown, trusted when it was converted: sandboxed" if trusted else "unknown: needs --trust-template"
 
 
-def _memory(shape: ModelShape, tensors: Iterable[TensorLine]) -> tuple[MemoryLine, ...]:
-    weights = weights_of(tensors)
+def _memory(shape: ModelShape, weights: Weights, kv_type: str = "f16") -> tuple[MemoryLine, ...]:
     contexts = [context for context in CONTEXTS if context <= shape.max_position_embeddings]
     return tuple(
-        MemoryLine(context, _parts(memory_need(shape, weights, machine=platform.machine(), context_length=context)))
+        MemoryLine(
+            context,
+            _parts(memory_need(shape, weights, machine=platform.machine(), context_length=context, kv_type=kv_type)),
+        )
         for context in contexts
     )
 

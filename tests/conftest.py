@@ -9,14 +9,15 @@ from edgeqwen.catalog import convert
 
 @pytest.fixture(scope="session")
 def nano_artifact(tmp_path_factory):
-    """type -> the folder of nano converted to it, once a session."""
+    """type and formats -> the folder of nano converted to them, once a session."""
     folder = tmp_path_factory.mktemp("nano")
-    made: dict[str, Path] = {}
+    made: dict[tuple[str, ...], Path] = {}
 
-    def artifact(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = convert("nano", folder / f"nano-{kind}", type=kind).path
-        return made[kind]
+    def artifact(kind: str, *formats: str) -> Path:
+        key = (kind, *(formats or ("gguf",)))
+        if key not in made:
+            made[key] = convert("nano", folder / "-".join(("nano", *key)), type=kind, formats=key[1:]).path
+        return made[key]
 
     return artifact
 

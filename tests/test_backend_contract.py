@@ -6,9 +6,11 @@ import threading
 import numpy as np
 import pytest
 
+from edgeqwen.artifact import open_artifact
 from edgeqwen.backends import BACKENDS
 from edgeqwen.backends.base import Chunk, Ledger
 from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings
+from edgeqwen.backends.ort import OrtBackend, OrtSettings
 from edgeqwen.backends.scripted import ScriptedBackend
 from edgeqwen.errors import EngineError, InterruptedForwardError, NoRoomError
 
@@ -39,11 +41,16 @@ def make(request, nano_artifact):
         )
         return LlamaCppBackend(path, settings)
 
+    def ort():
+        artifact = open_artifact(nano_artifact("fp32", "onnx"))
+        settings = OrtSettings(CONTEXT, threads=2, sequences=SEQUENCES, step_tokens=STEP, step_rows=STEP)
+        return OrtBackend(artifact.file("onnx"), artifact.manifest.shape, settings)
+
     def fresh():
-        made.append({"scripted": scripted, "llamacpp": llamacpp}[request.param]())
+        made.append({"scripted": scripted, "llamacpp": llamacpp, "ort": ort}[request.param]())
         return made[-1]
 
-    fresh.tolerance = {"scripted": 0.0, "llamacpp": 1e-4}[request.param]
+    fresh.tolerance = {"scripted": 0.0, "llamacpp": 1e-4, "ort": 1e-4}[request.param]
     yield fresh
     for backend in made:
         backend.close()

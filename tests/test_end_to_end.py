@@ -1,4 +1,4 @@
-"""nano from checkpoint to answer through llama.cpp: right in BF16 and quantized, thinking on, off, and cut."""
+"""nano from checkpoint to answer through both engines: right in BF16 and quantized, thinking on, off, and cut."""
 
 import json
 from collections import defaultdict
@@ -17,7 +17,7 @@ PROMPTS = [
 ]
 EACH = 6  # prompts of a skill
 RIGHT = 0.85  # of these 54 or 66 answers; nano gives 0.89 to 0.95 of them, its model card says which it misses
-KINDS = ("bf16", "q8_0", "q4_k_m")
+KINDS = (("bf16", "gguf"), ("q8_0", "gguf"), ("q4_k_m", "gguf"), ("int8", "onnx"), ("int4", "onnx"))
 
 
 def chosen():
@@ -27,9 +27,9 @@ def chosen():
     return [prompt for group in groups.values() for prompt in group[:EACH]]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=KINDS, ids=" ".join)
 def model(request, nano_artifact):
-    with load(nano_artifact(request.param), threads=1, context_length=1024, kv_type="f32") as loaded:
+    with load(nano_artifact(*request.param), threads=1, context_length=1024, kv_type="f32") as loaded:
         yield loaded
 
 

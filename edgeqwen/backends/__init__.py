@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from edgeqwen.plan import Plan
 
 # To add an engine: a file with a class that keeps the protocol of base.py and has `open`, and a line here.
-BACKENDS = {"llamacpp": "edgeqwen.backends.llamacpp:LlamaCppBackend"}
+BACKENDS = {
+    "llamacpp": "edgeqwen.backends.llamacpp:LlamaCppBackend",
+    "ort": "edgeqwen.backends.ort:OrtBackend",
+}
 
 
 def open_backend(path: Path, plan: Plan, progress: Callable[[float], None] | None = None) -> Backend:

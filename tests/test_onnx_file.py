@@ -1,0 +1,171 @@
+"""Graphs that are refused before native code sees them, and those that pass."""
+
+import os
+import shutil
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgeqwen.artifact import open_artifact
+from edgeqwen.errors import ArtifactError
+from edgeqwen.onnx_file import check_onnx
+
+
+@pytest.fixture
+def folder(nano_artifact, tmp_path):
+    return shutil.copytree(nano_artifact("int4", "onnx"), tmp_path / "artifact")
+
+
+@pytest.fixture
+def graph(folder):
+    """(path, model, files): write the model back with `save`."""
+    artifact = open_artifact(folder)
+    path = artifact.file("onnx")
+    files = {name: payload.size for name, payload in artifact.manifest.files.items()}
+    return path, onnx.load(path, load_external_data=False), files
+
+
+def check(path, model, files):
+    path.write_bytes(model.SerializeToString())
+    return check_onnx(path, files)
+
+
+def external(model):
+    return [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+
+
+def place(tensor, **values):
+    for entry in tensor.external_data:
+        if entry.key in values:
+            entry.value = str(values.pop(entry.key))
+    for key, value in values.items():
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def test_what_the_exporter_writes_passes(graph):
+    checked = check(*graph)
+    assert checked.inputs[:4] == ("input_ids", "seqlens_k", "total_sequence_length", "logit_rows")
+    assert checked.outputs[0] == "logits"
+    assert checked.weight_bytes <= sum(size for name, size in graph[2].items() if name.endswith(".data"))
+    assert checked.data.name in graph[2]
+
+
+def custom_operator(model):
+    model.graph.node[3].op_type = "MyOp"
+
+
+def other_domain(model):
+    model.graph.node[3].domain = "ai.evil"
+
+
+def subgraph(model):
+    model.graph.node[3].attribute.append(helper.make_attribute("body", helper.make_graph([], "inner", [], [])))
+
+
+def function(model):
+    model.functions.append(helper.make_function("d", "f", [], [], [], []))
+
+
+def sparse(model):
+    model.graph.sparse_initializer.add()
+
+
+def parent_folder(model):
+    place(external(model)[0], location="../weights.data")
+
+
+def absolute_path(model):
+    place(external(model)[0], location="/etc/passwd")
+
+
+def itself(model):
+    place(external(model)[0], location="graph.onnx")
+
+
+def behind_the_end(model):
+    place(external(model)[0], offset=1 << 40)
+
+
+def negative(model):
+    place(external(model)[0], offset=-64)
+
+
+def other_length(model):
+    place(external(model)[0], length=5)
+
+
+def unknown_key(model):
+    place(external(model)[0], basepath="/")
+
+
+def overlap(model):
+    one, other = external(model)[:2]
+    start = next(entry.value for entry in one.external_data if entry.key == "offset")
+    place(other, offset=int(start) + 64)
+
+
+def strings(model):
+    model.graph.initializer.append(helper.make_tensor("s", TensorProto.STRING, [1], [b"x"]))
+
+
+def large_inside(model):
+    model.graph.initializer.append(helper.make_tensor("big", TensorProto.UINT8, [2 << 20], bytes(2 << 20), raw=True))
+
+
+def huge_rank(model):
+    external(model)[0].dims.extend([1] * 20)
+
+
+def attribute_outside(model):
+    tensor = TensorProto(name="a", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
+    place(tensor, location="x", length=16)
+    model.graph.node[3].attribute.append(helper.make_attribute("value", tensor))
+
+
+ATTACKS = [
+    custom_operator, other_domain, subgraph, function, sparse, parent_folder, absolute_path, itself, behind_the_end,
+    negative, other_length, unknown_key, overlap, strings, large_inside, huge_rank, attribute_outside,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_hostile_graphs_are_refused(graph, attack):
+    path, model, files = graph
+    attack(model)
+    with pytest.raises(ArtifactError, match="onnx"):
+        check(path, model, files)
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+@pytest.mark.parametrize("which", ["graph", "data"])
+def test_links_are_refused(graph, folder, tmp_path, link, which):
+    path, model, files = graph
+    target = path if which == "graph" else check(path, model, files).data
+    target.rename(tmp_path / "elsewhere")
+    link(tmp_path / "elsewhere", target)
+    with pytest.raises(ArtifactError, match="links"):
+        check_onnx(path, files)
+
+
+def test_data_of_another_size_is_refused(graph):
+    path, model, files = graph
+    data = check(path, model, files).data
+    data.write_bytes(data.read_bytes()[:-64])
+    with pytest.raises(ArtifactError, match="size"):
+        check_onnx(path, files)
+
+
+def test_cut_and_changed_files_never_end_in_another_error(graph):
+    path, model, files = graph
+    whole = model.SerializeToString()
+    passed = 0
+    for at in range(0, len(whole), 211):
+        for raw in (whole[:at], whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]):
+            path.write_bytes(raw)
+            try:
+                check_onnx(path, files)
+            except ArtifactError:
+                continue
+            passed += 1
+    assert passed < len(whole) / 211  # a changed name passes; a cut graph does not
