@@ -17,9 +17,11 @@ from edgeqwen import bench_process, speed_record
 from edgeqwen.bandwidth import SMALLEST_BYTES, Bandwidth, read_bandwidth
 from edgeqwen.bench import PRESETS, BenchSettings, bench
 from edgeqwen.bench_process import Request, samples
+from edgeqwen.choice import choose
 from edgeqwen.cli import edgeqwen
 from edgeqwen.engines import ENGINES
 from edgeqwen.errors import EngineError, RequestError
+from edgeqwen.model import load
 from edgeqwen.outline import outline
 from edgeqwen.plan import kv_bytes_per_token
 from edgeqwen.process_memory import MemoryWatch
@@ -106,6 +108,27 @@ def test_nano_is_measured_in_a_process_of_its_own(nano_artifact):
     assert run.bandwidth_share(decode) == pytest.approx(speed * decode.bytes_per_token / run.bandwidth.bytes_per_s)
     assert 0 < decode.outside_share < 1
     assert decode_speeds(model.digest) == {"llamacpp": rows["decode", 4, 0].tokens_per_s.median}
+
+
+def test_both_engines_are_measured_and_the_faster_one_is_taken(nano_artifact):
+    both = nano_artifact("int4", "gguf", "onnx")
+    model = outline(both)
+    assert choose(model).engine == "llamacpp"
+    report = bench(both, replace(TINY, depths=(0,)))
+    assert [(run.engine, run.kv_type) for run in report.runs] == [("llamacpp", "f16"), ("ort", "f32")]
+    assert report.failures == ()
+    speeds = {run.engine: run.of("decode")[0].tokens_per_s.median for run in report.runs}
+    plan = choose(model)
+    assert plan.engine == max(speeds, key=speeds.get)
+    assert plan.reasons[0].startswith(
+        f"{plan.engine}: measured here, tokens/s: {plan.engine} {max(speeds.values()):.1f}"
+    )
+    with load(both) as loaded:
+        assert loaded.card.plan == replace(plan, need=loaded.card.plan.need)
+    gguf, onnx = (model.weights[kind].read_bytes for kind in ("gguf", "onnx"))
+    assert 1 < onnx / gguf < 1.15  # the same grid; its scales have 32 bits in ONNX and 16 in GGUF
+    (alone,) = bench(both, replace(TINY, depths=(0,), engines=("ort",))).runs
+    assert alone.engine == "ort"
 
 
 def test_memory_is_told_apart(tmp_path):
