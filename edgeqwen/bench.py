@@ -117,7 +117,7 @@ def _engines(settings: BenchSettings, model: Outline) -> list[Engine]:
         choices = choose_engines(
             formats, installed,
             wanted=AUTO if name == ALL else name, kv_type=settings.kv_type, gpu_layers=settings.gpu_layers,
-            speeds=decode_speeds(model.digest),
+            speeds=None if name == ALL else decode_speeds(model.digest),
         )  # fmt: skip
         found |= {choice.engine: ENGINES[choice.engine] for choice in (choices if name == ALL else choices[:1])}
     return list(found.values())

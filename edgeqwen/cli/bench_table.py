@@ -108,7 +108,7 @@ def _notes(report: Report) -> Iterator[str]:
     if any(run.memory for run in report.runs):
         yield (
             "- memory: peaks of the whole process, in all and of the parts, which peak at different times; "
-            "mapped pages of files can be dropped, anonymous ones cannot"
+            "mapped pages of files can be dropped, anonymous ones cannot; cache that no test filled may not count"
         )
 
 
