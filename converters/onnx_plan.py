@@ -14,6 +14,7 @@ from converters.architectures import expected_tensors
 from converters.onnx_grid import Grid
 from converters.onnx_place import Matrix, Place
 from edgeqwen.errors import RequestError
+from edgeqwen.ggml_types import GGML_TYPES
 
 if TYPE_CHECKING:
     from converters.weights import Weights
@@ -95,12 +96,15 @@ def find_onnx_type(name: str) -> str:
     return wanted
 
 
-def plan_onnx(weights: Weights, type: str, *, shared_grid: bool = False) -> OnnxPlan:
-    """Lay the data file out; with `shared_grid` int4 and int8 are the grids of GGUF's Q4_0 and Q8_0."""
-    name = find_onnx_type(type)
+def plan_onnx(weights: Weights, type: str | None, *, shared_grid: bool = False) -> OnnxPlan:
+    """Lay the data file out; with `shared_grid` int4 and int8 are the grids of GGUF's Q4_0 and Q8_0.
+
+    Without a type each matrix keeps the one it is stored in, as far as ONNX has it.
+    """
+    name = "stored" if type is None else find_onnx_type(type)
     if shared_grid:
         name = {"int4": "q4_0", "int8": "q8_0"}.get(name, name)
-    layout = _Layout(weights, TYPES[name])
+    layout = _Layout(weights, TYPES.get(name))
     shape = weights.shape
     layout.matrix("table", ("token_embd",), table=True)
     for number in range(shape.num_hidden_layers):
@@ -120,7 +124,7 @@ def plan_onnx(weights: Weights, type: str, *, shared_grid: bool = False) -> Onnx
 class _Layout:
     """Gives out places one behind the other."""
 
-    def __init__(self, weights: Weights, type: OnnxType) -> None:
+    def __init__(self, weights: Weights, type: OnnxType | None) -> None:
         self._weights, self._type = weights, type
         self._dims = dict(expected_tensors(weights.shape).values())
         self.matrices: dict[str, PlannedMatrix] = {}
@@ -138,7 +142,8 @@ class _Layout:
         sources = tuple(f"{part}.weight" for part in parts)
         rows = tuple(self._dims[source][0] for source in sources)
         n_out, n_in = sum(rows), self._dims[sources[0]][1]
-        grid = self._type.table if table else self._type.body
+        kinds = {self._weights.kind(source) for source in sources}
+        grid = stored_grid(kinds) if self._type is None else self._type.table if table else self._type.body
         if grid is None:
             placed = Matrix(n_out, n_in, self.place(f"{name}.weight", "float32", (n_out, n_in)))
             self.matrices[name] = PlannedMatrix(placed, sources, rows, None)
@@ -147,7 +152,6 @@ class _Layout:
         weight = self.place(f"{name}.weight", "uint8", (n_out, grid.nbytes(n_in)))
         scales = self.place(f"{name}.scales", "float32", (n_out, grid.blocks(n_in)))
         zeros = self.place(f"{name}.zeros", "uint8", (n_out, grid.zero_bytes(n_in))) if grid.zeros else None
-        kinds = {self._weights.kind(source) for source in sources}
         stored = "Q4_0" if grid.bits == 4 else "Q8_0"
         same = kinds == {stored} and grid.half and grid.block_size == 32
         if not same and not kinds <= {"F32", "F16", "BF16"}:
@@ -163,6 +167,14 @@ class _Layout:
 
     def computed(self, name: str, dims: tuple[int, ...]) -> None:
         self.arrays[name] = PlannedArray(self.place(name, "float32", dims), (), ())
+
+
+def stored_grid(kinds: set[str]) -> Grid | None:
+    """The grid that holds matrices of these ggml types: their own, or one of at least as many bits a weight."""
+    if kinds <= {"F32", "F16", "BF16"}:
+        return None
+    bits = max(8 * GGML_TYPES[kind].type_size / GGML_TYPES[kind].block_size for kind in kinds)
+    return Grid(4, 32, half=True) if bits < 5 else Grid(8, 32, half=True)
 
 
 def fitting(grid: Grid, width: int) -> Grid:

@@ -153,6 +153,10 @@ def convert(
     from converters.checkpoint import open_checkpoint  # noqa: PLC0415 - the one place where running meets converting
 
     folder = NANO if name == "nano" else Path(name).expanduser()
+    if folder.is_file():
+        return _convert_gguf(
+            folder, out, type=type, formats=formats, threads=threads, trust_template=trust_template, progress=progress
+        )
     if not folder.exists() and HUB_ID.fullmatch(name):
         folder = _download(name, revision=revision, offline=offline, progress=progress)
     kind = type_name(type, formats)
@@ -164,6 +168,37 @@ def convert(
             checkpoint, out, type=kind, formats=formats, threads=threads, trust_template=trust_template,
             template_known=template is None or is_known(template), progress=shown,
         )  # fmt: skip
+
+
+def _convert_gguf(
+    path: Path,
+    out: Path,
+    *,
+    type: str | None,
+    formats: tuple[str, ...],
+    threads: int | None,
+    trust_template: bool,
+    progress: Progress | None,
+) -> ConvertReport:
+    """A GGUF file's weights and words as an ONNX artifact."""
+    if formats != ("onnx",):
+        raise RequestError(f"{path} is a file; a GGUF file can be converted --to onnx, and run as it is")
+    from converters.from_gguf import GgufFacts, convert_gguf  # noqa: PLC0415
+
+    with open_gguf(path) as file:
+        found = _from_gguf(path, file, trust_template=trust_template)
+        source = str(file.metadata["tokenizer.chat_template"])
+    facts = GgufFacts(
+        name=found.name,
+        tokenizer_json=found.tokenizer.to_json(),
+        chat_template=source,
+        trusted_template=not is_known(source),
+        special_ids=dict(found.tokenizer.added),
+        end_ids=tuple(sorted(found.end_ids)),
+        sampling=found.sampling,
+    )
+    shown = (lambda done, total, _tensor: progress(done, total, f"converting {path.name}")) if progress else None
+    return convert_gguf(path, out, facts, type=type, threads=threads, progress=shown)
 
 
 def model_name(name: str) -> str:

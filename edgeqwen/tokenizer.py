@@ -91,6 +91,17 @@ class Tokenizer:
         """Read `tokenizer.ggml.*`: the ids and texts of the tokenizer.json it was made from, without the padding."""
         return cls(_read_gguf(metadata))
 
+    def to_json(self) -> bytes:
+        """Write the tokenizer.json that `from_json` reads: the same ids and texts."""
+        data = json.loads(self._bpe.to_str())
+        data["decoder"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+        flags = dict.fromkeys(_ADDED_OPTIONS, False)
+        data["added_tokens"] = [
+            {"id": index, "content": text, **flags, "special": index in self.control}
+            for text, index in self.added.items()
+        ]
+        return json.dumps(data, ensure_ascii=False).encode()
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text that is not trusted: no added token is ever among them.
 

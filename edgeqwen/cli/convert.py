@@ -46,7 +46,8 @@ def convert(
 ) -> None:
     """Turn MODEL into an artifact that `run` opens.
 
-    MODEL is a hub id (downloaded with resume; HF_ENDPOINT names a mirror), a folder with a checkpoint, or `nano`.
+    MODEL is a hub id (downloaded with resume; HF_ENDPOINT names a mirror), a folder with a checkpoint, or `nano`; for
+    ONNX a GGUF file, too, whose Q4_0 and Q8_0 blocks are moved as they are.
     The folder is written whole or not at all; converting twice gives the same bytes.
 
     \b
@@ -63,8 +64,10 @@ def convert(
     if model != "nano" and is_artifact(Path(model).expanduser()):
         raise RequestError(f"{model} is an artifact already; run it: {shlex.join(['edgeqwen', 'run', model])}")
     formats = tuple(part.strip() for part in to.lower().split(","))
-    kind = catalog.type_name(kind, formats)
-    target = out or Path(catalog.artifact_name(catalog.model_name(model), kind, formats))
+    stem, suffix = Path(model).stem, "stored" if kind is None else kind
+    if not Path(model).expanduser().is_file():
+        stem, suffix = catalog.model_name(model), (kind := catalog.type_name(kind, formats))
+    target = out or Path(catalog.artifact_name(stem, suffix, formats))
     with Progress() as progress:
         report = catalog.convert(
             model, target, type=kind, formats=formats, threads=threads, trust_template=trust_template,

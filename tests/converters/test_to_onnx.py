@@ -14,10 +14,13 @@ from converters.checkpoint import open_checkpoint
 from converters.onnx_grid import Grid, round_rows, unround
 from converters.onnx_plan import TYPES, find_onnx_type, plan_onnx
 from converters.weights import GgufWeights
+from edgeqwen import catalog
 from edgeqwen.artifact import open_artifact
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings
 from edgeqwen.errors import CheckpointError, RequestError
+from edgeqwen.gguf import open_gguf
+from edgeqwen.tokenizer import Tokenizer
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
 CHECKPOINTS = {
@@ -197,3 +200,31 @@ def test_a_value_is_off_by_half_a_step_at_most_and_a_search_never_loses(bits, ze
         assert (np.abs(plain - rows) <= most * steps + 1e-37).all()
         searched, _ = rounded(rows, Grid(bits, block, zeros, searched=True))
         assert np.square(searched - rows).sum() <= np.square(plain - rows).sum() * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(("type", "kinds"), [("q4_0", {"Q4_0"}), ("q8_0", {"Q8_0"}), ("bf16", {"BF16"})])
+def test_a_gguf_file_becomes_a_graph_of_the_same_weights(nano_artifact, tmp_path, type, kinds) -> None:
+    """Without the checkpoint: what the two engines compute, and what the tokenizer says, stay the same."""
+    gguf = open_artifact(nano_artifact(type)).file("gguf")
+    report = catalog.convert(str(gguf), tmp_path / "out", formats=("onnx",))
+    artifact = open_artifact(tmp_path / "out")
+    assert report.type == "stored"
+    assert bool(report.requantized) == (type == "q4_0")  # llama-quantize keeps the table of Q4_0 in Q6_K
+    with GgufWeights(gguf) as weights:
+        assert kinds <= {weights.kind(name) for name in ("blk.0.attn_q.weight", "blk.1.ffn_down.weight")}
+    expected, found = llama_logits(gguf, IDS), onnx_logits(artifact, IDS)
+    scale = np.abs(expected).max()
+    assert np.abs(found - expected).max() < (0.1 if type == "q4_0" else 0.05) * scale
+    mine = Tokenizer.from_json(artifact.file("tokenizer").read_bytes())
+    with open_gguf(gguf) as file:
+        theirs = Tokenizer.from_gguf(file.metadata)
+    for text in ("Hello, world! 你好 <|im_end|>", "a\u0301 12345\n\n x"):
+        assert mine.encode(text) == theirs.encode(text)
+    assert mine.added == theirs.added
+    assert mine.control == theirs.control
+
+
+def test_a_gguf_file_is_no_source_for_gguf(nano_artifact, tmp_path) -> None:
+    gguf = open_artifact(nano_artifact("q8_0")).file("gguf")
+    with pytest.raises(RequestError, match="--to onnx"):
+        catalog.convert(str(gguf), tmp_path / "out")
