@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from converters.describe import describe
 from converters.mixture import find_file_type
@@ -79,7 +79,7 @@ def convert_checkpoint(
             trusted=not template_known and trust_template,
         )
         report = _report(checkpoint, Path(out), written, clock)
-        measured = {
+        measured: dict[str, Any] = {
             "convert": {
                 "seconds": report.seconds,
                 "threads": workers,
@@ -87,6 +87,8 @@ def convert_checkpoint(
                 "tensors": report.tensor_types,
             }
         }
+        if report.guard is not None:
+            measured["guard"] = report.guard
         writer.commit(manifest, measured)
     return report
 
@@ -123,7 +125,7 @@ def _write(
             clock.lap("plan")
             if not both:
                 writer.reserve(plan_of_onnx.size + reserved)
-            written["onnx"] = write_onnx(weights, plan_of_onnx, writer, threads, progress)
+            written["onnx"] = write_onnx(weights, plan_of_onnx, writer, threads, progress, checkpoint.tokenizer_json)
             clock.lap("weights")
     return written
 
@@ -142,5 +144,6 @@ def _report(checkpoint: Checkpoint, out: Path, written: dict[str, Written], cloc
         errors={kind: error for one in written.values() for kind, error in one.errors.items()},
         tied_duplicate_dropped=checkpoint.tied_duplicate is not None,
         sha256=next(iter(written.values())).sha256,
+        guard=next((one.guard for one in written.values() if one.guard is not None), None),
         requantized=tuple(name for one in written.values() for name in one.requantized),
     )

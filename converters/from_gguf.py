@@ -57,7 +57,7 @@ def convert_gguf(
         plan = plan_onnx(weights, type, shared_grid=True)
         clock.lap("plan")
         writer.reserve(plan.size + 2 * len(facts.tokenizer_json) + _JSON_BYTES)
-        written = write_onnx(weights, plan, writer, threads or physical_cores(), progress)
+        written = write_onnx(weights, plan, writer, threads or physical_cores(), progress, facts.tokenizer_json)
         clock.lap("weights")
         size = path.stat().st_size
         manifest = Manifest(
@@ -83,7 +83,8 @@ def convert_gguf(
             "relative_rms_error": dict(written.errors),
             "tensors": dict(written.tensor_types),
         }
-        writer.commit(manifest, {"convert": measured})
+        guard = {} if written.guard is None else {"guard": written.guard}
+        writer.commit(manifest, {"convert": measured, **guard})
     return ConvertReport(
         path=Path(out),
         type=written.type,
@@ -95,6 +96,7 @@ def convert_gguf(
         tied_duplicate_dropped=False,
         sha256=written.sha256,
         requantized=written.requantized,
+        guard=written.guard,
     )
 
 

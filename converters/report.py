@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +22,7 @@ class Written:
     errors: Mapping[str, float]
     sha256: str
     requantized: tuple[str, ...] = ()  # tensors whose stored type this format has not
+    guard: Mapping[str, Any] | None = None  # converters.onnx_guard.Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class ConvertReport:
     errors: Mapping[str, float]  # relative RMS error of sampled rows, by tensor type
     tied_duplicate_dropped: bool
     sha256: str
+    guard: Mapping[str, Any] | None = None  # of a 4-bit ONNX graph: converters.onnx_guard.Guard
     requantized: tuple[str, ...] = ()  # of a GGUF file's tensors: those whose type ONNX has not
 
 

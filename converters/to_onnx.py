@@ -11,22 +11,28 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from converters.onnx_graph import Placed, decoder
 from converters.onnx_grid import repack_q4_0, repack_q8_0, round_rows, row_steps, unround
+from converters.onnx_guard import TEXTS, Guard, guard, lift
 from converters.onnx_plan import ALIGNMENT, OnnxPlan, PlannedMatrix, Progress, plan_onnx
 from converters.report import Written
 from converters.rope import rotation
 from converters.stream import HashedFile, OrderedPool
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
 
     from converters.weights import Weights
     from edgeqwen.artifact import ArtifactWriter
+    from edgeqwen.types import ModelShape
 
 __all__ = ["plan_onnx", "write_onnx"]
 
@@ -66,9 +72,18 @@ class _Job:
 
 
 def write_onnx(
-    weights: Weights, plan: OnnxPlan, writer: ArtifactWriter, threads: int, progress: Progress | None
+    weights: Weights,
+    plan: OnnxPlan,
+    writer: ArtifactWriter,
+    threads: int,
+    progress: Progress | None,
+    tokenizer_json: bytes,
 ) -> Written:
-    """Write data file and graph as payloads of `writer`; the graph names the data file."""
+    """Write data file and graph as payloads of `writer`; the graph names the data file.
+
+    Where onnxruntime is installed, 4-bit graphs are compared with exact activations first, over texts in the model's
+    own tokens (converters/onnx_guard.py).
+    """
     draft = writer.create("weights", "data")
     target = HashedFile(draft.path, draft.file)
     rounding = _Rounding(weights)
@@ -83,7 +98,11 @@ def write_onnx(
         {name: planned.matrix for name, planned in plan.matrices.items()},
         {name: planned.place for name, planned in plan.arrays.items()},
     )
-    graph = decoder(weights.shape, placed, data_file).SerializeToString(deterministic=True)
+    model = decoder(weights.shape, placed, data_file)
+    compared = _guarded(weights.shape, placed, writer.path_of(data_file), tokenizer_json)
+    if compared is not None:
+        model = lift(model, dict.fromkeys(compared.lifted, 0))
+    graph = model.SerializeToString(deterministic=True)
     return Written(
         file=writer.add("graph", "onnx", graph),
         type=plan.type,
@@ -92,7 +111,17 @@ def write_onnx(
         errors=rounding.errors(),
         sha256=hashlib.sha256(graph).hexdigest(),
         requantized=plan.requantized,
+        guard=compared.as_dict() if compared is not None else None,
     )
+
+
+def _guarded(shape: ModelShape, placed: Placed, data: Path, tokenizer_json: bytes) -> Guard | None:
+    """Compare a graph that finds its weights in the file as it is called before the commit."""
+    four_bits = any(matrix.grid is not None and matrix.grid.bits == 4 for matrix in placed.matrices.values())
+    if not four_bits or find_spec("onnxruntime") is None:
+        return None
+    encode = Tokenizer.from_str(tokenizer_json.decode()).encode
+    return guard(decoder(shape, placed, data.name), data.parent, shape, [encode(text).ids for text in TEXTS])
 
 
 def _type_name(planned: PlannedMatrix) -> str:

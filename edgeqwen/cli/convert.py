@@ -98,5 +98,10 @@ def summary(report: ConvertReport) -> str:
     ]
     if errors:
         lines.append(f"  rounding error (RMS, relative): {errors}")
+    if report.guard is not None:
+        lines.append(
+            f"  against exact activations: KL divergence {report.guard['divergence']:.4f}, {report.guard['flips']} of "
+            f"{report.guard['tokens']} tokens differ; {len(report.guard['lifted'])} products are computed exactly"
+        )
     lines.append(f'  run it: {shlex.join(["edgeqwen", "run", str(report.path)])} "Hello"')
     return "\n".join(escaped(line) for line in lines)
