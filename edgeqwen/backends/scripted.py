@@ -18,7 +18,14 @@ class ScriptedBackend:
     """Answers by `script`; the logit of the id it names is 10 and all others are 0."""
 
     def __init__(
-        self, script: Script, *, vocab_size: int, context_length: int = 4096, sequences: int = 1, step_tokens: int = 512
+        self,
+        script: Script,
+        *,
+        vocab_size: int,
+        context_length: int = 4096,
+        sequences: int = 1,
+        pool_tokens: int | None = None,  # None: context_length for each sequence
+        step_tokens: int = 512,
     ) -> None:
         self.vocab_size = vocab_size
         self.context_length = context_length
@@ -27,6 +34,7 @@ class ScriptedBackend:
         self.native_s = 0.0
         self.forwarded: list[tuple[int, int]] = []  # (sequence, tokens) of every chunk that was computed
         self._script = script
+        self._pool_tokens = pool_tokens or context_length * sequences
         self._ledger = Ledger(sequences)
         self._interrupted = False
         self._closed = False
@@ -76,7 +84,7 @@ class ScriptedBackend:
         self._ledger.copy(source, target, length)
 
     def room(self) -> int:
-        return self.context_length * self.sequences - self._ledger.used
+        return self._pool_tokens - self._ledger.used
 
     def save(self, sequence: int, path: Path) -> None:
         self._check_open()
