@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from edgeqwen.backends.base import Chunk, Ledger
 from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings
 from edgeqwen.backends.ort import OrtBackend, OrtSettings
 from edgeqwen.backends.scripted import ScriptedBackend
+from edgeqwen.catalog import NANO
 from edgeqwen.errors import EngineError, InterruptedForwardError, NoRoomError
 
 CONTEXT, SEQUENCES, STEP = 256, 3, 64
@@ -24,7 +26,17 @@ def mixed_row(ids):
     return np.random.default_rng(seed).standard_normal(4096).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=["scripted", *BACKENDS])
+def with_torch(name):
+    """Only in the environment of `make reference`."""
+    absent = find_spec("torch") is None
+    return pytest.param(
+        name, marks=[pytest.mark.reference, pytest.mark.skipif(absent, reason="torch is not installed")]
+    )
+
+
+@pytest.fixture(
+    scope="module", params=["scripted", *(with_torch(name) if name == "reference" else name for name in BACKENDS)]
+)
 def make(request, nano_artifact):
     """() -> a fresh backend, and the tolerance of its logits between different batch shapes."""
     made = []
@@ -46,11 +58,18 @@ def make(request, nano_artifact):
         settings = OrtSettings(CONTEXT, threads=2, sequences=SEQUENCES, step_tokens=STEP, step_rows=STEP)
         return OrtBackend(artifact.file("onnx"), artifact.manifest.shape, settings)
 
+    def reference():
+        from edgeqwen.backends.reference import ReferenceBackend, ReferenceSettings
+
+        settings = ReferenceSettings(CONTEXT, threads=2, sequences=SEQUENCES, step_tokens=STEP, step_rows=STEP)
+        return ReferenceBackend(NANO, settings)
+
     def fresh():
-        made.append({"scripted": scripted, "llamacpp": llamacpp, "ort": ort}[request.param]())
+        made.append(makers[request.param]())
         return made[-1]
 
-    fresh.tolerance = {"scripted": 0.0, "llamacpp": 1e-4, "ort": 1e-4}[request.param]
+    makers = {"scripted": scripted, "llamacpp": llamacpp, "ort": ort, "reference": reference}
+    fresh.tolerance = 0.0 if request.param == "scripted" else 1e-4
     yield fresh
     for backend in made:
         backend.close()

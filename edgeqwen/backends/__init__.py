@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 BACKENDS = {
     "llamacpp": "edgeqwen.backends.llamacpp:LlamaCppBackend",
     "ort": "edgeqwen.backends.ort:OrtBackend",
+    "reference": "edgeqwen.backends.reference:ReferenceBackend",  # an oracle: of a checkpoint, and never chosen
 }
 
 
