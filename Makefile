@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint peers clean
+.PHONY: demo test lint peers reference clean
 
 demo: .venv/.llama
 	$(BIN)/edgeqwen demo
@@ -19,8 +19,13 @@ lint: .venv/.dev
 peers: .venv/.python
 	bash benchmarks/peers.sh build/peers
 
+# Both engines against transformers, and the exporter that needs torch: in an environment of their own.
+reference: .venv-reference/.ready
+	.venv-reference/bin/python -m pytest -m reference
+	.venv-reference/bin/python -m pytest -m "not reference" tests/test_backend_contract.py
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-reference build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -39,4 +44,12 @@ clean:
 
 .venv/.dev: .venv/.llama pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# torch by itself first: any 2.x is good, and this one is there as a build for CPUs, which is a tenth of the others.
+.venv-reference/.ready: .venv/.llama pyproject.toml
+	$(PYTHON) -m venv .venv-reference
+	.venv-reference/bin/python -m pip install --quiet --upgrade pip
+	.venv-reference/bin/python -m pip install --quiet torch==2.13.0
+	.venv-reference/bin/python -m pip install --quiet --editable '.[reference,dev]'
 	@touch $@
