@@ -11,6 +11,8 @@ DEFAULT_TYPE = "q4_k_m"  # what a model is converted to unless a type is named
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "loop"]  # loop: the guard cut an endless repetition
 Tool = Mapping[str, Any]  # OpenAI's shape: {"type": "function", "function": {"name", "description", "parameters"}}
+# Whether the answer may, may not or must call a tool; a mapping names it: {"type": "function", "function": {"name"}}
+ToolChoice = Literal["auto", "none", "required"] | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,13 @@ class GenerationConfig:
     stop: tuple[str, ...] = ()  # matched in the content, never in the thinking or inside a tool call
     logprobs: int | None = None  # how many of the likeliest tokens to report; 0: the sampled one alone
     loop_guard: bool = True
+    # What the content must be, at most one of the three; the thinking before it is free. A call of a tool that was
+    # offered may stand in its place.
+    schema: Mapping[str, Any] | None = None  # JSON of this JSON Schema; {"type": "object"}: any object
+    regex: str | None = None  # text that matches as a whole
+    choice: tuple[str, ...] = ()  # one of these texts
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True  # false: the first call ends the answer
 
 
 class Options(TypedDict, total=False):
@@ -177,13 +186,18 @@ class Options(TypedDict, total=False):
     stop: tuple[str, ...]
     logprobs: int | None
     loop_guard: bool
+    schema: Mapping[str, Any] | None
+    regex: str | None
+    choice: tuple[str, ...]
+    tool_choice: ToolChoice
+    parallel_tool_calls: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """The figures of a dense Qwen, under the keys of its config.json; `architecture` is GGUF's name for it."""
 
-    architecture: str  # "qwen3" or "qwen2"
+    architecture: str  # "qwen3" or "qwen2"; of a traced ONNX graph what config.json calls it, such as "llama"
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
