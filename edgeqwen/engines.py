@@ -24,6 +24,7 @@ class Engine:
     gpu: bool = False  # whether layers can go to one
     compiled: bool = False  # by pip, where it is installed: there are no wheels
     pooled: bool = False  # its sequences share one pool of KV cells: more of them cost nothing
+    aside: bool = False  # a second one over the same weights computes prompts beside running answers
 
     @property
     def pip_line(self) -> str:
@@ -64,6 +65,7 @@ ENGINES = {
             gpu=True,
             compiled=True,
             pooled=True,
+            aside=True,
         ),
         Engine("ort", "onnx", "onnxruntime", "onnxruntime", "onnx", ("f32",)),
     )

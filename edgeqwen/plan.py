@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edgeqwen.device import Device
@@ -20,6 +20,7 @@ REPACKED = {
 }
 REPACKED["amd64"], REPACKED["arm64"] = REPACKED["x86_64"], REPACKED["aarch64"]
 PROCESS_BYTES = 130 << 20  # Python, numpy, the tokenizer of 151,669 tokens, llama.cpp's libraries
+ASIDE_TOKENS = 256  # a piece of a prompt: larger ones are computed no faster, and smaller ones stopped sooner
 STEP_ROWS = 32  # of logits that a step gives at most, one for every answer that runs in it
 RESERVE = 0.9  # of the available memory; the rest is for everybody else
 
@@ -99,6 +100,7 @@ class Plan:
     reasons: tuple[str, ...]
     sequences: int = 1
     pool_tokens: int | None = None  # None: context_length
+    aside_threads: int = 0  # of `threads`, for prompts that are computed beside running answers
 
 
 def kv_bytes_per_token(shape: ModelShape, kv_type: str = "f16") -> int:
@@ -131,6 +133,20 @@ def memory_need(
         repacked_bytes=weights.repacked_bytes(machine) if mmap else 0,
         kv_bytes=context_length * kv_bytes_per_token(shape, kv_type),
         compute_bytes=compute,
+    )
+
+
+def with_aside(need: MemoryNeed, shape: ModelShape, context_length: int, kv_type: str) -> MemoryNeed:
+    """And a second context, of one sequence, that computes prompts in pieces of ASIDE_TOKENS."""
+    second = memory_need(
+        shape, Weights(0, {}), machine="",
+        context_length=context_length, kv_type=kv_type, step_tokens=ASIDE_TOKENS, step_rows=2,
+    )  # fmt: skip
+    handed_over = ASIDE_TOKENS * kv_bytes_per_token(shape, kv_type)
+    return replace(
+        need,
+        kv_bytes=need.kv_bytes + second.kv_bytes,
+        compute_bytes=need.compute_bytes + second.compute_bytes + 2 * handed_over,
     )
 
 
@@ -235,23 +251,28 @@ def plan(
     whole_number("parallel", parallel, 1, STEP_ROWS)
     room = None if device.memory_available_bytes is None else int(RESERVE * device.memory_available_bytes)
 
-    def need(pool: int, *, mmap: bool) -> MemoryNeed:
-        return memory_need(shape, weights, machine=device.machine, context_length=pool, kv_type=kv, mmap=mmap)
+    def need(pool: int, *, mmap: bool, aside: bool = False) -> MemoryNeed:
+        one = memory_need(shape, weights, machine=device.machine, context_length=pool, kv_type=kv, mmap=mmap)
+        return with_aside(one, shape, wanted, kv) if aside else one
 
     pool = wanted * (parallel or 1)
-    mmap = room is None or need(pool, mmap=True).total_bytes <= room
+    aside = kind.aside and parallel is not None and count > 1 and not gpu_layers
+    if aside and room is not None and need(pool, mmap=True, aside=True).total_bytes > room:
+        aside = False
+        reasons.append("prompts are computed within the answers' steps: memory for a place of their own is short")
+    mmap = room is None or need(pool, mmap=True, aside=aside).total_bytes <= room
     if not mmap:
         reasons.append("the file is read, not mapped: its weights would be in memory twice, and that is short")
     if room is not None and pool > wanted and need(pool, mmap=mmap).total_bytes > room:
         left = room - need(0, mmap=mmap).total_bytes
         pool = max(wanted, min(pool, left // kv_bytes_per_token(shape, kv) // 256 * 256))
         reasons.append(f"{parallel} answers share a KV cache of {pool} tokens: all that memory allows")
-    chosen = need(pool, mmap=mmap)
+    chosen = need(pool, mmap=mmap, aside=aside)
     if room is not None and chosen.total_bytes > room:
         raise MemoryShortError(_too_large(chosen, room, shape, kv, wanted))
     return Plan(
         kind.name, wanted, count, kv, mmap=mmap, gpu_layers=gpu_layers, need=chosen, reasons=tuple(reasons),
-        sequences=kind.sequences(parallel), pool_tokens=pool,
+        sequences=kind.sequences(parallel), pool_tokens=pool, aside_threads=count // 2 if aside else 0,
     )  # fmt: skip
 
 

@@ -232,3 +232,42 @@ def test_this_machine_is_seen():
     found = this_device()
     assert found.physical_cores >= 1
     assert found.memory_available_bytes is None or found.memory_available_bytes > 0
+
+
+def test_a_server_gets_a_pool_for_its_answers_and_a_place_for_prompts():
+    alone, served = plan(QWEN3_06B, Q4_0, device(16 * GIB)), plan(QWEN3_06B, Q4_0, device(16 * GIB), parallel=4)
+    assert (alone.sequences, alone.pool_tokens, alone.aside_threads) == (1, 4096, 0)
+    assert (served.context_length, served.pool_tokens, served.aside_threads) == (4096, 4 * 4096, 2)
+    assert served.sequences > 4
+    kept = served.need.kv_bytes - alone.need.kv_bytes
+    assert kept == 4 * alone.need.kv_bytes  # three more sequences and the second context
+    assert served.need.compute_bytes > alone.need.compute_bytes
+
+
+def test_a_server_in_short_memory_gives_up_the_place_for_prompts_then_parts_of_the_pool():
+    def fits(**options):
+        return plan(QWEN3_06B, Q4_0, device(int(room)), parallel=4, **options)
+
+    room = plan(QWEN3_06B, Q4_0, device(16 * GIB), parallel=4).need.total_bytes / 0.9 - MIB
+    assert (fits().pool_tokens, fits().aside_threads) == (4 * 4096, 0)
+    assert "a place of their own" in " ".join(fits().reasons)
+    room = plan(QWEN3_06B, Q4_0, device(16 * GIB)).need.total_bytes / 0.9 + 400 * MIB
+    pool = fits().pool_tokens
+    assert 4096 <= pool < 4 * 4096
+    assert pool % 256 == 0
+    assert f"a KV cache of {pool} tokens" in " ".join(fits().reasons)
+    assert fits().need.total_bytes <= 0.9 * room
+    room = GIB // 2
+    with pytest.raises(MemoryShortError):
+        fits()
+
+
+def test_what_cannot_compute_aside_does_not_plan_for_it():
+    assert plan(QWEN3_06B, Q4_0, device(16 * GIB, cores=1), parallel=2).aside_threads == 0
+    assert plan(QWEN3_06B, Q4_0, device(16 * GIB), parallel=2, gpu_layers=-1).aside_threads == 0
+    ort = EngineChoice("ort", "as asked")
+    served = plan(QWEN3_06B, Q4_0, device(16 * GIB), engine=ort, parallel=3)
+    assert (served.aside_threads, served.sequences, served.pool_tokens) == (0, 3, 3 * 4096)
+    for parallel in (0, 33, 1.5):
+        with pytest.raises(RequestError, match="parallel"):
+            plan(QWEN3_06B, Q4_0, device(16 * GIB), parallel=parallel)

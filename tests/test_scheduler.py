@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from concurrent.futures import Executor, Future
 
 import numpy as np
 import pytest
@@ -9,17 +10,21 @@ from scripted_model import END, QWEN3, SHAPE, TOKENIZER, script
 
 from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings
 from edgeqwen.backends.scripted import ScriptedBackend
+from edgeqwen.backends.second_engine import SecondEngine
 from edgeqwen.catalog import find
-from edgeqwen.errors import EngineError, NoRoomError
+from edgeqwen.errors import EngineError, InterruptedForwardError, NoRoomError
 from edgeqwen.language import Language, ModelCard
 from edgeqwen.model import Model, fold
+from edgeqwen.segments import Special
+from edgeqwen.server.job import Job
 from edgeqwen.server.pace import GAP, Pace
 from edgeqwen.server.prefix_cache import PrefixCache
-from edgeqwen.server.scheduler import Job, Scheduler
+from edgeqwen.server.scheduler import Scheduler
 from edgeqwen.types import Delta, GenerationConfig, Message
 
 CARD = ModelCard("scripted", SHAPE, frozenset({END}))
 LANGUAGE = Language(TOKENIZER, QWEN3, CARD)
+SHARED = len(TOKENIZER.encode_segments([Special("<|im_start|>"), "user\n"]))  # by all questions
 WORDS = ["the", "river", "and", "what", "of", "Paris", "12", "blue", "why", "how", "apples", "go", "town", "水", "it"]
 
 
@@ -31,8 +36,15 @@ def mixed_row(ids):
     return row
 
 
-def backend_of(answer=mixed_row, **settings):
-    return ScriptedBackend(answer, vocab_size=4096, **{"context_length": 1024, "sequences": 8, **settings})
+def backend_of(answer=mixed_row, *, aside=False, **settings):
+    settings = {"context_length": 1024, "sequences": 8, **settings}
+    backend = ScriptedBackend(answer, vocab_size=4096, **settings)
+    if aside:
+        side = ScriptedBackend(
+            answer, vocab_size=4096, context_length=1024, sequences=2, pool_tokens=1024, step_tokens=40
+        )
+        backend.aside = SecondEngine(backend, side, threads=2, side_threads=1)
+    return backend
 
 
 def config(**options):
@@ -99,10 +111,11 @@ def jobs_of(asked, *, owner=lambda number: "", language=LANGUAGE, context_length
     ("parallel", "pool", "sequences"),
     [(1, None, 1), (4, None, 4), (4, None, 12), (4, 1024, 12), (7, 1200, 8), (16, None, 20), (16, 1024, 16)],
 )
-def test_sixteen_answers_are_what_each_is_alone(parallel, pool, sequences):
+@pytest.mark.parametrize("aside", [False, True], ids=["in steps", "aside"])
+def test_sixteen_answers_are_what_each_is_alone(parallel, pool, sequences, aside):
     asked = requests(16)
     expected = alone(Model(backend_of(sequences=1), TOKENIZER, QWEN3, CARD), asked)
-    backend = backend_of(sequences=sequences, pool_tokens=pool, step_tokens=64)
+    backend = backend_of(sequences=sequences, pool_tokens=pool, step_tokens=64, aside=aside)
     rng = random.Random(parallel)
     arrivals = [(rng.randrange(80), job) for job in jobs_of(asked, owner=lambda number: "ab"[number % 2])]
     events = finish(Scheduler(backend, parallel), arrivals)
@@ -118,12 +131,13 @@ def nano(nano_artifact):
 def nano_backend(nano, **settings):
     return LlamaCppBackend(
         nano.weights_path,
-        LlamaCppSettings(1024, threads=1, kv_type="f32", **{"sequences": 20, "step_tokens": 128, **settings}),
+        LlamaCppSettings(1024, kv_type="f32", **{"threads": 1, "sequences": 20, "step_tokens": 128, **settings}),
     )
 
 
+@pytest.mark.parametrize("aside", [0, 1], ids=["in steps", "aside"])
 @pytest.mark.parametrize("pool", [None, 1024])
-def test_sixteen_answers_of_nano_are_what_each_is_alone(nano, pool):
+def test_sixteen_answers_of_nano_are_what_each_is_alone(nano, pool, aside):
     card = ModelCard(nano.name, nano.shape, nano.end_ids)
     asked = [(f"What is {7 * i} + {i}?", {"temperature": 0.0}) for i in range(6)]
     asked += [(f"Spell the word {word}.", {"seed": len(word)}) for word in ("planet", "river", "moon", "bridge")]
@@ -131,7 +145,7 @@ def test_sixteen_answers_of_nano_are_what_each_is_alone(nano, pool):
     with Model(nano_backend(nano, sequences=1), nano.tokenizer, nano.template, card) as model:
         expected = alone(model, asked)
         language = model.language
-    backend = nano_backend(nano, pool_tokens=pool)
+    backend = nano_backend(nano, pool_tokens=pool, threads=1 + aside, aside_threads=aside, aside_tokens=48)
     scheduler = Scheduler(backend, 16)
     events = finish(scheduler, [(2 * n, job) for n, job in enumerate(jobs_of(asked, language=language))])
     backend.close()
@@ -295,6 +309,118 @@ def test_a_long_prompt_leaves_running_answers_their_pace(name, answers):
     assert used / len(during) > (1.5 if name == "llama.cpp" else 1.2) * plain  # and the prompt as much as that allows
 
 
+class Waiting(Executor):
+    """Does its work when it is told to."""
+
+    def __init__(self):
+        self.work = []
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.work.append((Future(), fn, args))
+        return self.work[-1][0]
+
+    def do(self):
+        future, fn, args = self.work.pop(0)
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(fn(*args))
+            except EngineError as error:
+                future.set_exception(error)
+
+
+def beside_an_answer():
+    """A scheduler in which an answer runs, with the executor of what is computed aside."""
+    backend, executor = backend_of(endless, context_length=1024), Waiting()
+    side = ScriptedBackend(endless, vocab_size=4096, context_length=1024, sequences=2, step_tokens=100)
+    backend.aside = SecondEngine(backend, side, threads=2, side_threads=1, executor=executor)
+    scheduler = Scheduler(backend, 4)
+    scheduler.add(job_of(0, "question", max_tokens=900))
+    for _ in range(5):
+        scheduler.step()
+    return backend, executor, scheduler
+
+
+def test_a_long_prompt_beside_an_answer_is_computed_aside():
+    backend, executor, scheduler = beside_an_answer()
+    scheduler.add(job_of(1, "word " * 250, seed=1, max_tokens=1))
+    backend.forwarded.clear()
+    events = []
+    for piece in range(3):
+        for _ in range(10):
+            events += scheduler.step()
+        assert len(executor.work) == 1
+        assert backend.aside.running
+        assert backend.length(1) == 100 * piece + SHARED
+        executor.do()
+    events += scheduler.step()
+    assert set(backend.forwarded) == {(0, 1)}  # no step had anything but the answer's tokens
+    (ended,) = [event for number, event in events if number == 1]
+    expected = alone(Model(backend_of(endless, sequences=1), TOKENIZER, QWEN3, CARD), [
+        ("word " * 250, {"seed": 1, "max_tokens": 1})
+    ])  # fmt: skip
+    assert answer_of([ended]) == expected[0]
+    assert len([number for number, _ in events if number == 0]) > 25
+
+
+def test_short_prompts_do_not_wait_for_what_is_computed_aside():
+    _, executor, scheduler = beside_an_answer()
+    scheduler.add(job_of(1, "word " * 250, max_tokens=1))
+    scheduler.step()
+    scheduler.add(job_of(2, "short", max_tokens=1))
+    ended = [number for _ in range(30) for number, event in scheduler.step() if event.finish_reason]
+    assert ended == [2]
+    assert len(executor.work) == 1
+
+
+def test_prompts_take_turns_aside():
+    backend, executor, scheduler = beside_an_answer()
+    for number, word in ((1, "one"), (2, "two")):
+        scheduler.add(job_of(number, f"{word} " * 300, max_tokens=1))
+    held = []
+    for _ in range(6):
+        scheduler.step()
+        executor.do()
+        scheduler.step()
+        held.append((backend.length(1), backend.length(2)))
+    assert [(one - SHARED, two - SHARED) for one, two in held[:4]] == [(100, 0), (100, 100), (200, 100), (200, 200)]
+
+
+@pytest.mark.parametrize("when", ["before it runs", "while it runs", "when it is done"])
+def test_a_cancelled_prompt_is_not_computed_any_further(when):
+    backend, executor, scheduler = beside_an_answer()
+    scheduler.add(job_of(1, "word " * 250, max_tokens=1))
+    scheduler.step()
+    if when == "while it runs":
+        future = executor.work[0][0]
+        future.set_running_or_notify_cancel()
+        backend.aside._side.interrupt = lambda: future.set_exception(InterruptedForwardError("stopped"))
+    if when == "when it is done":
+        executor.do()
+    scheduler.cancel(1)
+    assert not backend.aside.running
+    assert len(scheduler.running) == 1
+    held = backend.room()
+    scheduler.step()
+    assert backend.room() == held - 1
+    executor.work.clear()
+    scheduler.add(job_of(2, "word " * 250, max_tokens=1))
+    while not any(number == 2 for number, _ in scheduler.step()):
+        if executor.work:
+            executor.do()
+
+
+def test_what_fails_aside_ends_its_answer_alone():
+    backend, executor, scheduler = beside_an_answer()
+    scheduler.add(job_of(1, "word " * 250, max_tokens=1))
+    scheduler.step()
+    backend.aside._side.close()
+    executor.work[0] = (executor.work[0][0], backend.aside._side.forward, executor.work[0][2])
+    executor.do()
+    events = scheduler.step()
+    assert isinstance(dict(events)[1], EngineError)
+    assert [job.number for job in scheduler.running] == [0]
+
+
 def test_a_prompt_alone_is_not_held_back():
     backend = Timed(COSTS["llama.cpp"])
     scheduler = Scheduler(backend, 4, backend.clock)
@@ -334,10 +460,11 @@ def test_who_has_nothing_running_is_served_before_a_crowd():
     assert [number for number in ended if number != 99] == list(range(10))  # the crowd itself in its order
 
 
-def test_a_full_pool_makes_the_youngest_wait_and_loses_nothing():
+@pytest.mark.parametrize("aside", [False, True], ids=["in steps", "aside"])
+def test_a_full_pool_makes_the_youngest_wait_and_loses_nothing(aside):
     texts = [(f"question {number} " * 12, {"seed": number, "max_tokens": 150}) for number in range(4)]
     expected = alone(Model(backend_of(endless, sequences=1), TOKENIZER, QWEN3, CARD), texts)
-    backend = backend_of(endless, context_length=512, pool_tokens=512)
+    backend = backend_of(endless, context_length=512, pool_tokens=512, aside=aside)
     scheduler = Scheduler(backend, 4)
     waited = 0
     for job in jobs_of(texts):
@@ -383,16 +510,17 @@ def test_a_pool_that_is_smaller_than_its_count_is_survived():
     assert [answer_of(events[number]) for number in range(3)] == expected
 
 
+@pytest.mark.parametrize("aside", [False, True], ids=["in steps", "aside"])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_thousand_cancellations_leave_cache_and_answers_right(seed):
+def test_a_thousand_cancellations_leave_cache_and_answers_right(seed, aside):
     rng = random.Random(seed)
-    backend = backend_of(sequences=10, pool_tokens=2000, step_tokens=48)
+    backend = backend_of(sequences=10, pool_tokens=2000, step_tokens=48, aside=aside)
     scheduler = Scheduler(backend, 5)
     asked = requests(40, seed)
     expected = alone(Model(backend_of(sequences=1), TOKENIZER, QWEN3, CARD), asked)
     kept, number = {}, 0
     events = defaultdict(list)
-    while number < 400:
+    while number < 500:
         if len(scheduler.waiting) < 6:
             which = rng.randrange(len(asked))
             text, options = asked[which]
@@ -413,7 +541,7 @@ def test_a_thousand_cancellations_leave_cache_and_answers_right(seed):
     assert len(kept) > 20
     for number, which in kept.items():
         assert answer_of(events[number]) == expected[which]
-    assert scheduler.load.cancelled > 240
+    assert scheduler.load.cancelled > 250
     held = sum(backend.length(sequence) for sequence in range(10))
     assert scheduler.load.kv_tokens <= held
     finish(scheduler, [(0, job_of(999, "word " * 900, max_tokens=20))])  # the whole cache can be had again

@@ -24,6 +24,39 @@ class Chunk:
     rows: Literal["last", "all", "none"] = "last"
 
 
+class Aside(Protocol):
+    """A place where one piece of a prompt at a time is computed while its backend's steps go on.
+
+    `start`, then steps as long as it is `running`, then `finish` or `drop`; meanwhile the sequence must not change.
+    """
+
+    step_tokens: int  # the most that a piece has
+
+    def start(self, chunk: Chunk) -> None:
+        """Begin to compute a chunk: `rows` are "last" or "none"."""
+        ...
+
+    @property
+    def running(self) -> bool: ...
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the piece, `seconds` at most."""
+        ...
+
+    def finish(self) -> Logits:
+        """Append the piece to its sequence; its logits, a view that the next `start` overwrites.
+
+        EngineError where it failed, NoRoomError where the pool is full.
+        """
+        ...
+
+    def drop(self) -> None:
+        """Stop the piece and forget it."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Backend(Protocol):
     """An engine with its weights and `sequences` KV caches, numbered from 0, over one pool of tokens.
 
@@ -37,6 +70,7 @@ class Backend(Protocol):
     step_tokens: int  # the most tokens that one `forward` takes
     step_rows: int  # the most rows of logits that one `forward` gives: a row of Qwen3 is 608 KB
     native_s: float  # seconds spent inside the engine's own code so far
+    aside: Aside | None
 
     def forward(self, chunks: Sequence[Chunk]) -> list[Logits]:
         """Append the chunks, at most one for a sequence; one [rows, vocab_size] array a chunk, in order.

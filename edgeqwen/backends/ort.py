@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgeqwen.artifact import open_artifact
-from edgeqwen.backends.base import Chunk, Ledger, Logits, check_chunks
+from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, check_chunks
 from edgeqwen.backends.kv_slab import KvSlab
 from edgeqwen.errors import EngineError, EngineMissingError, InterruptedForwardError
 from edgeqwen.onnx_file import check_onnx
@@ -46,6 +46,7 @@ class OrtBackend:
         self.sequences = settings.sequences
         self.step_tokens, self.step_rows = settings.step_tokens, settings.step_rows
         self.native_s = 0.0
+        self.aside: Aside | None = None
         self._pool_tokens = settings.pool_tokens or settings.context_length * settings.sequences
         self._ledger = Ledger(settings.sequences)
         self._layers = shape.num_hidden_layers
@@ -65,7 +66,12 @@ class OrtBackend:
         settings = OrtSettings(
             plan.context_length, plan.threads, sequences=plan.sequences, pool_tokens=plan.pool_tokens
         )
-        backend = cls(checked.path, artifact.manifest.shape, settings)
+        kind: type[OrtBackend] = cls
+        if "seqlens_k" not in checked.inputs:  # another exporter's graph
+            from edgeqwen.backends.ort_plain import OrtPlainBackend  # noqa: PLC0415 - it builds on this file
+
+            kind = OrtPlainBackend
+        backend = kind(checked.path, artifact.manifest.shape, settings)
         if progress is not None:
             progress(1.0)
         return backend
@@ -94,9 +100,18 @@ class OrtBackend:
         rows = binding.rows
         out = self._logits[row : row + rows]
         binding.bind_logits(out)
+        self._native(lambda: self._session.run_with_iobinding(binding.native, self._run_options))
+        at = row
+        for chunk, count in zip(group, binding.counts, strict=True):
+            views[chunk.sequence] = self._logits[at : at + count]
+            at += count
+        return at
+
+    def _native(self, call: Callable[[], Any]) -> Any:
+        """Run and time native code; its exceptions become ours."""
         started = time.perf_counter()
         try:
-            self._session.run_with_iobinding(binding.native, self._run_options)
+            return call()
         except Exception as error:  # noqa: BLE001 - its exceptions have no root of their own
             if self._run_options.terminate:
                 self.resume()
@@ -104,11 +119,6 @@ class OrtBackend:
             raise EngineError(f"ONNX Runtime failed: {error}") from None
         finally:
             self.native_s += time.perf_counter() - started
-        at = row
-        for chunk, count in zip(group, binding.counts, strict=True):
-            views[chunk.sequence] = self._logits[at : at + count]
-            at += count
-        return at
 
     def _binding(self, first: int, count: int) -> _Binding:
         """The binding of so many sequences from `first` on; KV buffers are bound once."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeqwen.backends.base import Chunk, Ledger, Logits, check_chunks
-from edgeqwen.errors import EngineError, InterruptedForwardError
+from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, check_chunks
+from edgeqwen.errors import EngineError, InterruptedForwardError, NoRoomError
 
 Script = Callable[[Sequence[int]], int | np.ndarray]  # ids so far -> the next id, or a whole row of logits
 
@@ -33,6 +33,7 @@ class ScriptedBackend:
         self.step_tokens = self.step_rows = step_tokens
         self.native_s = 0.0
         self.forwarded: list[tuple[int, int]] = []  # (sequence, tokens) of every chunk that was computed
+        self.aside: Aside | None = None
         self._script = script
         self._pool_tokens = pool_tokens or context_length * sequences
         self._ledger = Ledger(sequences)
@@ -82,6 +83,15 @@ class ScriptedBackend:
     def copy(self, source: int, target: int, length: int) -> None:
         self._check_open()
         self._ledger.copy(source, target, length)
+
+    def pass_on(self, sequence: int, target: ScriptedBackend, into: int, start: int, end: int) -> None:
+        """Of second_engine.Twin."""
+        if end - start > target.room():
+            raise NoRoomError(f"there is room for {target.room()} tokens, not for {end - start}")
+        target._ledger.append(into, self._ledger.ids[sequence][start:end])
+
+    def use_threads(self, count: int) -> None:
+        """Of second_engine.Twin: there is nothing to share out."""
 
     def room(self) -> int:
         return self._pool_tokens - self._ledger.used

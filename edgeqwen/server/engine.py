@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Callable
 from edgeqwen.errors import EngineDownError
 from edgeqwen.model import Model, load
 from edgeqwen.server.answers import Answers
+from edgeqwen.server.job import Event
 from edgeqwen.server.request import EngineInfo, EngineLoad, EngineSettings, Request, State
-from edgeqwen.server.scheduler import Event
 from edgeqwen.server.worker import Worker
 from edgeqwen.types import Delta
 

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 from edgeqwen.errors import EdgeqwenError, EngineDownError
 from edgeqwen.server.engine import model_of
 from edgeqwen.server.frames import frame, frames, plain, plain_error, typed
+from edgeqwen.server.job import Event
 from edgeqwen.server.request import EngineLoad, EngineSettings, Request
-from edgeqwen.server.scheduler import Event
 from edgeqwen.server.worker import Worker
 
 

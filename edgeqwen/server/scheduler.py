@@ -7,49 +7,28 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from edgeqwen.backends.base import Backend, Chunk, Logits
+from edgeqwen.backends.base import Aside, Backend, Chunk, Logits
 from edgeqwen.errors import EdgeqwenError, EngineError, InterruptedForwardError, NoRoomError
-from edgeqwen.generation import Generation, common_prefix
+from edgeqwen.generation import common_prefix
+from edgeqwen.server.job import Event, Job
 from edgeqwen.server.pace import Pace
 from edgeqwen.server.prefix_cache import PrefixCache
 from edgeqwen.server.request import EngineLoad
 from edgeqwen.types import Delta, FinishReason, Timings
 
 logger = logging.getLogger("edgeqwen")
-Event = tuple[int, Delta | EdgeqwenError]  # the number of an answer and what it is given
 HEADROOM = 64  # tokens that the pool must still take for every running answer, or a new one waits
+ASIDE_MIN = 32  # tokens of a prompt; shorter ones are sooner done within steps
+POLL_S = 0.01  # while there is nothing but a piece of a prompt that is computed aside
 PROGRESS_S = 0.5  # between two reports of how far a long prompt is
 NOTHING = Delta()
 
 
-@dataclass(eq=False, slots=True)
-class Job:
-    """One answer under way. `ids` are all that its sequence must hold before the next row: prompt and answer so far."""
-
-    number: int  # in the order of arrival
-    generation: Generation
-    owner: str = ""
-    deadline: float = float("inf")  # of the scheduler's clock
-    ids: list[int] = field(init=False)
-    prompt_tokens: int = field(init=False)
-    sequence: int = -1  # while it runs
-    turn: int = 0  # when it last had a share of a step for its prompt
-    cached_tokens: int | None = None  # of the prompt; None: it has not run yet
-    started: float = 0.0
-    prompt_s: float | None = None  # until its first token
-    engine_s: float = 0.0
-    reported: float = 0.0  # when its progress was last told
-
-    def __post_init__(self) -> None:
-        self.ids = list(self.generation.next_ids)
-        self.prompt_tokens = len(self.ids)
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One job's share of a step: an answer's next token, or a piece of a prompt."""
+    """What is computed of one job: an answer's next token, or a piece of a prompt."""
 
     job: Job
     chunk: Chunk
@@ -77,7 +56,7 @@ class Scheduler:
         self._parallel = parallel
         self._clock = clock
         self._cache = PrefixCache(backend)
-        self._pace = Pace(backend.step_tokens)
+        self._paces = {beside: Pace(backend.step_tokens) for beside in (False, True)}  # a piece that is computed aside
         self._capacity = backend.room()
         self._full = False  # somebody gave way, and nobody has ended since
         self._turn = 0
@@ -85,6 +64,8 @@ class Scheduler:
         self._events: list[Event] = []
         self._computing: set[int] = set()  # numbers of the jobs in the running forward
         self._guard = threading.Lock()  # of `_computing`
+        self._aside: _Part | None = None  # a piece of a prompt that is computed beside the steps
+        self._aside_started = 0.0
 
     @property
     def idle(self) -> bool:
@@ -120,12 +101,15 @@ class Scheduler:
         """Compute one step; what it made visible, and the ends of answers."""
         self._events = events = list[Event]()
         self._end_late()
+        self._collect()
         self._admit()
         parts = self._parts()
         while parts and not self._fits(parts):
             parts = self._parts()
         if parts:
             self._compute(parts)
+        elif self._aside is not None and self._backend.aside is not None:
+            self._backend.aside.wait(POLL_S)
         return events
 
     def _end_late(self) -> None:
@@ -158,18 +142,66 @@ class Scheduler:
         """The next step: every answer's next token, then prompts as far as the pace allows."""
         decoding = [job for job in self.running if self._behind(job) == 1]
         prompts = sorted((job for job in self.running if self._behind(job) > 1), key=lambda job: job.turn)
+        prompts = [job for job in prompts if not self._goes_aside(job, decoding)]
         parts = [_Part(job, Chunk(job.sequence, job.ids[-1:])) for job in decoding]
-        allowance = self._pace.allowance(len(decoding))
+        allowance = self._paces[self._aside is not None].allowance(len(decoding))
         for job in prompts:
             if not allowance:
                 break
             self._share(job)
-            if any(self._computes_for(part, job) for part in parts):
+            if any(self._computes_for(part, job) for part in self._under_way(parts)):
                 continue
             chunk = self._piece(job, allowance)
             parts.append(_Part(job, chunk, prompt=True))
             allowance -= len(chunk.ids)
         return parts
+
+    def _goes_aside(self, job: Job, decoding: list[Job]) -> bool:
+        """Whether a prompt is none of this step's: it is computed aside, or waits until it can be."""
+        aside = self._backend.aside
+        if self._aside is not None and self._aside.job is job:
+            return True
+        if aside is None or not decoding or self._behind(job) <= ASIDE_MIN:
+            return False
+        if self._aside is None:
+            self._start_aside(job, aside)
+        return True
+
+    def _start_aside(self, job: Job, aside: Aside) -> None:
+        self._share(job)
+        part = _Part(job, self._piece(job, aside.step_tokens), prompt=True)
+        try:
+            aside.start(part.chunk)
+        except EngineError as error:
+            self._fail(job, error)
+            return
+        self._aside, self._aside_started = part, self._clock()
+
+    def _collect(self) -> None:
+        """Take over the piece that was computed aside, if it is done."""
+        aside, part = self._backend.aside, self._aside
+        if aside is None or part is None or aside.running:
+            return
+        tokens = len(part.chunk.ids)
+        if not self._cache.make_room(tokens):
+            self._give_way()  # the next step tries again, unless it was this one
+            return
+        self._aside = None
+        try:
+            logits = aside.finish()
+        except NoRoomError:  # though it was counted
+            if not self._cache.drop():
+                self._give_way()
+            return
+        except EngineError as error:
+            self._fail(part.job, error)
+            return
+        part.job.engine_s += self._clock() - self._aside_started
+        self._counts["prompt_tokens"] += tokens
+        self._advance(part, logits)
+
+    def _under_way(self, parts: list[_Part]) -> list[_Part]:
+        return parts if self._aside is None else [*parts, self._aside]
 
     def _share(self, job: Job) -> None:
         """Take what others of the same owner have computed of this prompt in the meantime."""
@@ -233,7 +265,8 @@ class Scheduler:
                 self._fail(part.job, error)
             return
         prompt_tokens = sum(len(part.chunk.ids) for part in parts if part.prompt)
-        self._pace.measured(sum(not part.prompt for part in parts), prompt_tokens, self._clock() - started)
+        answers, pace = sum(not part.prompt for part in parts), self._paces[self._aside is not None]
+        pace.measured(answers, prompt_tokens, self._clock() - started)
         self._counts["prompt_tokens"] += prompt_tokens
         for part, logits in zip(parts, rows, strict=True):
             part.job.engine_s += self._backend.native_s - native_s
@@ -252,9 +285,7 @@ class Scheduler:
     def _advance(self, part: _Part, logits: Logits) -> None:
         job = part.job
         if part.chunk.rows == "none":
-            self._turn += 1
-            job.turn = self._turn
-            self._report(job)
+            self._progress(job)
             return
         if job.prompt_s is None:
             job.prompt_s = self._clock() - job.started
@@ -275,7 +306,10 @@ class Scheduler:
         if delta != NOTHING:
             self._events.append((job.number, delta))
 
-    def _report(self, job: Job) -> None:
+    def _progress(self, job: Job) -> None:
+        """A piece of a prompt is done, and another prompt has its turn."""
+        self._turn += 1
+        job.turn = self._turn
         now = self._clock()
         if job.prompt_s is None and now - max(job.reported, job.started) >= PROGRESS_S:
             job.reported = now
@@ -302,6 +336,9 @@ class Scheduler:
         if job in self.waiting:
             self.waiting.remove(job)
             return
+        if self._aside is not None and self._aside.job is job and self._backend.aside is not None:
+            self._backend.aside.drop()
+            self._aside = None
         self.running.remove(job)
         self._full = False
         self._cache.release(job.sequence, job.prompt_tokens)

@@ -16,8 +16,9 @@ from edgeqwen.errors import BusyError, EdgeqwenError, EngineDownError, EngineErr
 from edgeqwen.generation import Generation
 from edgeqwen.messages import messages_from
 from edgeqwen.model import Model
+from edgeqwen.server.job import Event, Job
 from edgeqwen.server.request import EngineInfo, EngineLoad, Request
-from edgeqwen.server.scheduler import Event, Job, Scheduler
+from edgeqwen.server.scheduler import Scheduler
 from edgeqwen.tools import check_tools
 
 logger = logging.getLogger("edgeqwen")
