@@ -64,11 +64,7 @@ def convert_checkpoint(
     if workers < 1:
         raise RequestError(f"threads is {workers}; at least 1 is needed")
     kind = resolve_type(type, tuple(formats))
-    if checkpoint.chat_template is not None and not template_known and not trust_template:
-        raise TemplateError(
-            f"{checkpoint.name} has a chat template that edgeqwen does not know; it would run, in a sandbox, on every "
-            "message: read it and pass --trust-template to accept it"
-        )
+    check_template(checkpoint, known=template_known, trusted=trust_template)
     with ArtifactWriter(Path(out), checkpoint=checkpoint.path) as writer:
         written = _write(checkpoint, writer, kind, tuple(formats), workers, clock, progress)
         checkpoint.check_unchanged()
@@ -91,6 +87,15 @@ def convert_checkpoint(
             measured["guard"] = report.guard
         writer.commit(manifest, measured)
     return report
+
+
+def check_template(checkpoint: Checkpoint, *, known: bool, trusted: bool) -> None:
+    """TemplateError for a chat template that nobody vouches for."""
+    if checkpoint.chat_template is not None and not known and not trusted:
+        raise TemplateError(
+            f"{checkpoint.name} has a chat template that edgeqwen does not know; it would run, in a sandbox, on every "
+            "message: read it and pass --trust-template to accept it"
+        )
 
 
 def _write(

@@ -18,12 +18,15 @@ from edgeqwen.errors import CheckpointError
 from edgeqwen.strict_json import parse_object, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from types import TracebackType
 
     from converters.tokenizer_files import TokenizerFiles
     from edgeqwen.types import ModelShape
+
+    # tensors, shape, their files, the folder -> the name of a duplicate to drop
+    _Check = Callable[[Mapping[str, TensorInfo], ModelShape, Mapping[Path, SourceFile], Path], str | None]
 
 __all__ = ["Checkpoint", "TensorInfo", "find_nonfinite", "open_checkpoint"]
 
@@ -110,7 +113,16 @@ def open_checkpoint(path: Path, *, name: str | None = None) -> Checkpoint:
     """
     folder = _folder(path)
     config = _read_object(folder, CONFIG)
-    shape = read_shape(config, str(folder / CONFIG))
+    return _open(folder, config, read_shape(config, str(folder / CONFIG)), name, _check_tensors)
+
+
+def open_foreign(path: Path, shape: ModelShape, *, name: str | None = None) -> Checkpoint:
+    """Open a checkpoint of a family that is none of ours: `shape` is known, and its tensors' names are not checked."""
+    folder = _folder(path)
+    return _open(folder, _read_object(folder, CONFIG), shape, name, lambda *_: None)
+
+
+def _open(folder: Path, config: Mapping[str, Any], shape: ModelShape, name: str | None, check: _Check) -> Checkpoint:
     generation_config = _read_object(folder, GENERATION_CONFIG) if (folder / GENERATION_CONFIG).exists() else {}
     for data, file in ((config, CONFIG), (generation_config, GENERATION_CONFIG)):
         check_defaults(data, shape.vocab_size, str(folder / file))
@@ -122,7 +134,7 @@ def open_checkpoint(path: Path, *, name: str | None = None) -> Checkpoint:
     card = read_card(folder)
     with ExitStack() as opened:
         sources, tensors = _open_shards(folder, opened)
-        duplicate = _check_tensors(tensors, shape, sources, folder)
+        duplicate = check(tensors, shape, sources, folder)
         opened.pop_all()
     return Checkpoint(
         path=folder,

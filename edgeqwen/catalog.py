@@ -32,6 +32,8 @@ NANO = Path(__file__).parent / "nano"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 POLL_S = 0.1
+OWN = "own"
+EXPORTERS = (OWN, "optimum")
 Progress = Callable[[int, int, str], None]  # done, total, what is being done
 
 
@@ -146,19 +148,26 @@ def convert(
     trust_template: bool = False,
     offline: bool = False,
     revision: str | None = None,
+    exporter: str = OWN,
     progress: Progress | None = None,
 ) -> ConvertReport:
-    """Make an artifact in `out` of a checkpoint's folder, a hub id or `nano`; nothing is left where that fails."""
+    """Make an artifact in `out` of a checkpoint's folder, a hub id or `nano`; nothing is left where that fails.
+
+    `exporter` "optimum" traces an ONNX graph with torch, for families that have no writer here: fp32 alone.
+    """
     from converters.build import convert_checkpoint  # noqa: PLC0415
     from converters.checkpoint import open_checkpoint  # noqa: PLC0415 - the one place where running meets converting
 
     folder = NANO if name == "nano" else Path(name).expanduser()
+    _check_exporter(exporter, type, formats, folder)
     if folder.is_file():
         return _convert_gguf(
             folder, out, type=type, formats=formats, threads=threads, trust_template=trust_template, progress=progress
         )
     if not folder.exists() and HUB_ID.fullmatch(name):
         folder = _download(name, revision=revision, offline=offline, progress=progress)
+    if exporter != OWN:
+        return _convert_traced(folder, out, model_name(name), trust_template=trust_template, progress=progress)
     kind = type_name(type, formats)
     stage = f"converting {model_name(name)} to {kind}"
     shown = (lambda done, total, _tensor: progress(done, total, stage)) if progress else None
@@ -168,6 +177,22 @@ def convert(
             checkpoint, out, type=kind, formats=formats, threads=threads, trust_template=trust_template,
             template_known=template is None or is_known(template), progress=shown,
         )  # fmt: skip
+
+
+def _check_exporter(exporter: str, type: str | None, formats: tuple[str, ...], source: Path) -> None:
+    if exporter not in EXPORTERS:
+        raise RequestError(f"exporter {exporter!r} is not one of {', '.join(EXPORTERS)}")
+    if exporter != OWN and (formats != ("onnx",) or type not in (None, "fp32") or source.is_file()):
+        raise RequestError(f"{exporter} writes ONNX graphs of checkpoints in fp32 and nothing else: --to onnx alone")
+
+
+def _convert_traced(
+    folder: Path, out: Path, name: str, *, trust_template: bool, progress: Progress | None
+) -> ConvertReport:
+    """A checkpoint of any family through torch and optimum."""
+    from converters.to_onnx_optimum import Wish, convert_with_optimum  # noqa: PLC0415
+
+    return convert_with_optimum(folder, Path(out), Wish(name, is_known, trust_template=trust_template), progress)
 
 
 def _convert_gguf(

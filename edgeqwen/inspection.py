@@ -56,8 +56,10 @@ class Inspection:
     @property
     def parameters(self) -> int:
         """Weights of a model of this shape; a tied embedding counts once."""
-        from converters.architectures import expected_tensors  # noqa: PLC0415 - the table of what there is
+        from converters.architectures import ARCHITECTURES, expected_tensors  # noqa: PLC0415 - what there is
 
+        if self.shape.architecture not in ARCHITECTURES:  # of another exporter, in 32 bits
+            return sum(math.prod(tensor.shape) for tensor in self.tensors)
         return sum(math.prod(dims) for _, dims in expected_tensors(self.shape).values())
 
     @property

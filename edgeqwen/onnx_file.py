@@ -20,12 +20,13 @@ MAX_GRAPH_BYTES = 64 << 20
 MAX_NODES, MAX_TENSORS, MAX_RANK = 1 << 16, 1 << 14, 8
 MAX_INLINE_BYTES = 1 << 20  # of a tensor inside the graph: shapes and the like
 OPERATORS = frozenset({
-    "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Cos", "Div", "Equal", "Expand", "FusedMatMul", "Gather",
-    "GatherBlockQuantized", "GatherElements", "GatherND", "Gemm", "Greater", "GreaterOrEqual", "GroupQueryAttention",
-    "Identity", "IsNaN", "Less", "LessOrEqual", "MatMul", "MatMulNBits", "Max", "Min", "Mul", "Neg", "Not", "Or", "And",
-    "Pow", "QuickGelu", "Range", "Reciprocal", "ReduceMean", "ReduceSum", "Reshape", "ScatterND", "Shape", "Sigmoid",
-    "SimplifiedLayerNormalization", "Sin", "SkipSimplifiedLayerNormalization", "Slice", "Softmax", "Split", "Sqrt",
-    "Squeeze", "Sub", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
+    "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Cos", "Div", "Equal", "Erf", "Expand", "Flatten",
+    "FusedMatMul", "Gather", "GatherBlockQuantized", "GatherElements", "GatherND", "Gemm", "Greater", "GreaterOrEqual",
+    "GroupQueryAttention", "Identity", "IsNaN", "LayerNormalization", "Less", "LessOrEqual", "MatMul", "MatMulNBits",
+    "Max", "Min", "Mul", "Neg", "Not", "Or", "And", "Pow", "QuickGelu", "Range", "Reciprocal", "ReduceMean",
+    "ReduceSum", "Reshape", "ScatterND", "Shape", "Sigmoid", "SimplifiedLayerNormalization", "Sin",
+    "SkipSimplifiedLayerNormalization", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Tile",
+    "Transpose", "Trilu", "Unsqueeze", "Where",
 })  # fmt: skip
 DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 # TensorProto.DataType -> its name and the bytes of an element

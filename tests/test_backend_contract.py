@@ -12,6 +12,7 @@ from edgeqwen.backends import BACKENDS
 from edgeqwen.backends.base import Chunk, Ledger
 from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings
 from edgeqwen.backends.ort import OrtBackend, OrtSettings
+from edgeqwen.backends.ort_plain import OrtPlainBackend
 from edgeqwen.backends.scripted import ScriptedBackend
 from edgeqwen.catalog import NANO
 from edgeqwen.errors import EngineError, InterruptedForwardError, NoRoomError
@@ -34,9 +35,10 @@ def with_torch(name):
     )
 
 
-@pytest.fixture(
-    scope="module", params=["scripted", *(with_torch(name) if name == "reference" else name for name in BACKENDS)]
-)
+ENGINES = [name for name in BACKENDS if name != "reference"]
+
+
+@pytest.fixture(scope="module", params=["scripted", *ENGINES, with_torch("reference"), with_torch("ort_plain")])
 def make(request, nano_artifact):
     """() -> a fresh backend, and the tolerance of its logits between different batch shapes."""
     made = []
@@ -64,11 +66,16 @@ def make(request, nano_artifact):
         settings = ReferenceSettings(CONTEXT, threads=2, sequences=SEQUENCES, step_tokens=STEP, step_rows=STEP)
         return ReferenceBackend(NANO, settings)
 
+    def ort_plain():
+        artifact = open_artifact(request.getfixturevalue("llama_artifact"))
+        settings = OrtSettings(CONTEXT, threads=2, sequences=SEQUENCES, step_tokens=STEP, step_rows=STEP)
+        return OrtPlainBackend(artifact.file("onnx"), artifact.manifest.shape, settings)
+
     def fresh():
         made.append(makers[request.param]())
         return made[-1]
 
-    makers = {"scripted": scripted, "llamacpp": llamacpp, "ort": ort, "reference": reference}
+    makers = {f.__name__: f for f in (scripted, llamacpp, ort, reference, ort_plain)}
     fresh.tolerance = 0.0 if request.param == "scripted" else 1e-4
     yield fresh
     for backend in made:

@@ -22,6 +22,8 @@ CONVERTERS_MAY_IMPORT = {
     "ggml_types",
     "gguf",
     "manifest",
+    "onnx_file",
+    "reference_checkpoint",
     "strict_json",
     "types",
 }

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model")
 @click.option(
-    "--to", "to", default="gguf", show_default=True, help="gguf, onnx, or gguf,onnx: the same weights for both."
+    "--to",
+    "to",
+    help="gguf, onnx, or gguf,onnx: the same weights for both.  [default: gguf; onnx with --exporter]",
 )
 @click.option(
     "--type",
     "kind",
     help="For gguf q8_0 (int8), q4_k_m (int4), ...; for onnx int4, int4_fast, int8, fp32.",
 )
+@click.option("--exporter", help="optimum: other decoders than Qwen, traced by torch; onnx in fp32 alone.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: ./NAME-TYPE]")
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 @click.option("--offline", is_flag=True, help="Never ask the network: the hub's cache or an error.")
@@ -35,8 +38,9 @@ if TYPE_CHECKING:
 def convert(
     model: str,
     *,
-    to: str,
+    to: str | None,
     kind: str | None,
+    exporter: str | None,
     out: Path | None,
     revision: str | None,
     offline: bool,
@@ -55,6 +59,7 @@ def convert(
     edgeqwen convert ./my-finetune --type q8_0 --out ./mine
     edgeqwen convert Qwen/Qwen3-0.6B --to onnx          # for ONNX Runtime -> ./qwen3-0.6b-int4-onnx/
     edgeqwen convert Qwen/Qwen3-0.6B --to gguf,onnx     # both engines, bit for bit the same weights
+    edgeqwen convert ./some-llama --exporter optimum    # needs edgeqwen[reference]; Qwen's tokenizer all the same
     HF_ENDPOINT=https://mirror.example edgeqwen convert Qwen/Qwen3-0.6B
     """
     from edgeqwen import catalog
@@ -63,7 +68,10 @@ def convert(
 
     if model != "nano" and is_artifact(Path(model).expanduser()):
         raise RequestError(f"{model} is an artifact already; run it: {shlex.join(['edgeqwen', 'run', model])}")
-    formats = tuple(part.strip() for part in to.lower().split(","))
+    traced = exporter not in (None, catalog.OWN)
+    formats = tuple(part.strip() for part in (to or ("onnx" if traced else "gguf")).lower().split(","))
+    if traced and formats == ("onnx",):
+        kind = kind or "fp32"
     stem, suffix = Path(model).stem, "stored" if kind is None else kind
     if not Path(model).expanduser().is_file():
         stem, suffix = catalog.model_name(model), (kind := catalog.type_name(kind, formats))
@@ -71,7 +79,7 @@ def convert(
     with Progress() as progress:
         report = catalog.convert(
             model, target, type=kind, formats=formats, threads=threads, trust_template=trust_template,
-            offline=offline, revision=revision, progress=progress,
+            offline=offline, revision=revision, exporter=exporter or catalog.OWN, progress=progress,
         )  # fmt: skip
     if as_json:
         click.echo(json_text(facts(report)))
