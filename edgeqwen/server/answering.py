@@ -79,6 +79,7 @@ class Answering:
                     await _start(send, "text/event-stream; charset=utf-8", {**self._headers, **_HEADERS})
                     self._started = True
                 await send({"type": "http.response.body", "body": event, "more_body": True})
+                await asyncio.sleep(0)  # neither line waits where much is ready: others want their turn
         await send({"type": "http.response.body", "body": _DONE})
 
     async def _events(self) -> AsyncGenerator[bytes]:

@@ -138,9 +138,10 @@ CHAT: dict[str, Schema] = {
     **STRUCTURE,
     **THINKING,
 }
+_PROMPT = _text(2 << 20, 1)
 TEXT: dict[str, Schema] = {
     **COMMON,
-    "prompt": _either(_text(2 << 20), _list(_text(2 << 20), BATCH_MAX, 1), IDS, _list(IDS, BATCH_MAX, 1)),
+    "prompt": _either(_PROMPT, _list(_PROMPT, BATCH_MAX, 1), IDS, _list(IDS, BATCH_MAX, 1)),
     "logprobs": {"type": "integer", "minimum": 0, "maximum": TOP_LOGPROBS_MAX},
     "echo": BOOLEAN,
     **STRUCTURE,

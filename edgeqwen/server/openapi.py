@@ -101,14 +101,29 @@ def _table(fields: Mapping[str, Schema]) -> str:
 
 
 def _request(fields: Mapping[str, Schema], *required: str) -> Schema:
+    schema = _nullable({"type": "object", "required": list(required), "properties": fields})
     properties = {
-        name: {**({} if name in required else {"anyOf": [schema, _NULL]}), **(schema if name in required else {}),
-               **({"description": _WORDS[name]} if name in _WORDS else {})}
-        for name, schema in fields.items()
-    }  # fmt: skip
+        name: {**field, **({"description": _WORDS[name]} if name in _WORDS else {})}
+        for name, field in schema["properties"].items()
+    }
     if "messages" in properties:
         properties["messages"] = {**properties["messages"], "items": _message()}
-    return {"type": "object", "required": list(required), "properties": properties}
+    return {**schema, "properties": properties}
+
+
+def _nullable(schema: Schema) -> dict[str, Any]:
+    """With null where a property may be left out: null is not given."""
+    changed: dict[str, Any] = dict(schema)
+    if "items" in schema:
+        changed["items"] = _nullable(schema["items"])
+    if "anyOf" in schema:
+        changed["anyOf"] = [_nullable(choice) for choice in schema["anyOf"]]
+    if "properties" in schema:
+        changed["properties"] = {
+            name: _nullable(inner) if name in schema.get("required", ()) else {"anyOf": [_nullable(inner), _NULL]}
+            for name, inner in schema["properties"].items()
+        }
+    return changed
 
 
 def _message() -> Schema:
@@ -165,7 +180,7 @@ def _answers() -> dict[str, Schema]:
 
 
 def _post(summary: str, request: str, answer: str) -> dict[str, Any]:
-    content = {**_json(answer), "text/event-stream": {"schema": _NAMED}}
+    content = {**_json(answer), "text/event-stream": {}}  # chunks, then [DONE]
     return {
         "post": {
             "summary": summary,
