@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 _STEP_ELEMENTS: Final = 1 << 15  # rounded at a time: all scratch stays in the second-level cache
-# What a scale is multiplied by, or a range cut to, in the search for the smallest squared error.
-_SHRINKS: Final = tuple(np.float32(value) for value in (1.08, 1.04, 1.0, 0.96, 0.92, 0.88, 0.84))
-_CUTS: Final = tuple(np.float32(value) for value in (1.0, 0.94, 0.88, 0.82))
+# What either end of a range is cut to in the search for the smallest squared error. On trained weights in blocks of 64
+# these two remove 4.0 % of the plain range's error for three times its time; four or five remove 4.2 % for ten times.
+_CUTS: Final = (np.float32(1.0), np.float32(0.92))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,7 @@ class Grid:
 
     bits: int  # 4 or 8
     block_size: int
-    zeros: bool = False  # a zero point for each block
-    searched: bool = False  # scales (and zero points) of least squared error, not of the plain range
+    zeros: bool = False  # a zero point for each block, searched with its scale for the least squared error
     half: bool = False
 
     def nbytes(self, width: int) -> int:
@@ -75,8 +74,6 @@ def _rounded(columns: Floats, grid: Grid) -> tuple[Bytes, Floats, Bytes | None]:
     # 4 bits: the largest value becomes -8, as in Q4_0; 8 bits: it becomes 127 or -127, as in Q8_0
     span = -top if grid.bits == 4 else np.copysign(top - 1, most)
     scale = most / span
-    if grid.searched:
-        scale = _searched(columns, scale, top)
     stored = scale.astype(np.float16).astype(np.float32) if grid.half else scale
     scaled = columns * _inverse(scale)
     if grid.half and grid.bits == 4:  # Q4_0 rounds halves up, by adding and cutting off
@@ -87,15 +84,6 @@ def _rounded(columns: Floats, grid: Grid) -> tuple[Bytes, Floats, Bytes | None]:
     else:
         levels = (np.clip(np.rint(scaled), -top, top - 1) + top).astype(np.uint8)
     return levels, stored, None
-
-
-def _searched(columns: Floats, scale: Floats, top: np.float32) -> Floats:
-    """Try shrunk scales of either sign and refit each to its levels; the one that leaves the least squared error."""
-    best, gain = scale.copy(), np.full_like(scale, -1)
-    for factor in (*_SHRINKS, *(-value for value in _SHRINKS)):
-        levels = np.clip(np.rint(columns * _inverse(scale * factor)), -top, top - 1)
-        _keep_better(columns, levels, best, gain)
-    return best
 
 
 def _keep_better(columns: Floats, levels: Floats, best: Floats, gain: Floats) -> npt.NDArray[np.bool_]:
@@ -113,16 +101,12 @@ def _with_zeros(columns: Floats, grid: Grid) -> tuple[Bytes, Floats, Bytes | Non
     """Blocks with a zero point each: the range from the smallest to the largest value, or what is left after cuts."""
     top = np.float32((1 << grid.bits) - 1)
     low, high = np.minimum(columns.min(axis=0), 0), np.maximum(columns.max(axis=0), 0)
-    best, zero = (high - low) / top, np.zeros_like(low)
-    zero[:] = np.clip(np.rint(-low * _inverse(best)), 0, top)
-    if grid.searched:
-        gain = np.full_like(low, -1)
-        for cut_low, cut_high in ((one, other) for one in _CUTS for other in _CUTS):
-            scale = (high * cut_high - low * cut_low) / top
-            inverse = _inverse(scale)
-            middle = np.clip(np.rint(-low * cut_low * inverse), 0, top)
-            levels = np.clip(np.rint(columns * inverse) + middle, 0, top) - middle
-            np.copyto(zero, middle, where=_keep_better(columns, levels, best, gain))
+    best, zero, gain = np.zeros_like(low), np.zeros_like(low), np.full_like(low, -1)
+    for cut_low, cut_high in ((one, other) for one in _CUTS for other in _CUTS):
+        inverse = _inverse((high * cut_high - low * cut_low) / top)
+        middle = np.clip(np.rint(-low * cut_low * inverse), 0, top)
+        levels = np.clip(np.rint(columns * inverse) + middle, 0, top) - middle
+        np.copyto(zero, middle, where=_keep_better(columns, levels, best, gain))
     levels = np.clip(np.rint(columns * _inverse(best)) + zero, 0, top)
     return levels.astype(np.uint8), best, zero.astype(np.uint8)
 
