@@ -3,7 +3,11 @@
 import asyncio
 import contextlib
 import json
+import re
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 
@@ -137,6 +141,42 @@ class Server:
         with self.connect() as sock:
             sock.sendall(data)
             return b"".join(iter(lambda: sock.recv(1 << 16), b""))
+
+
+class Command:
+    """`edgeqwen serve` as a process."""
+
+    def __init__(self, *arguments):
+        # A pipe that nobody reads would stop the server.
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it is open as long as the process
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from edgeqwen.cli import main; main()", "serve", *arguments, "--port", "0"],
+            stdout=subprocess.PIPE, stderr=self._log, text=True,
+        )  # fmt: skip
+        self.greeting = [self.process.stdout.readline() for _ in range(3)]
+        found = re.match(r"base_url: (http://\S+)/v1 ", self.greeting[0])
+        assert found, self.greeting[0] + self.log()
+        self.client = httpx.Client(base_url=found[1], timeout=60, trust_env=False)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self.client.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self._log.close()
+
+    def log(self):
+        """All of stderr so far."""
+        self._log.seek(0)
+        return self._log.read()
+
+    def end(self):
+        """Wait for its end; what it still printed."""
+        self.process.wait(30)
+        return self.process.stdout.read()
 
 
 def serving(*engines, access=None, reader=None, names=None):

@@ -4,12 +4,9 @@ import asyncio
 import io
 import json
 import logging
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from html.parser import HTMLParser
@@ -18,7 +15,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from scripted_model import THOUGHT, TOKENIZER, TURN
-from server_kit import CHAT, DONE, HELLO, TEXT, FakeEngine, events, scripted, serving, wait_until
+from server_kit import CHAT, DONE, HELLO, TEXT, Command, FakeEngine, events, scripted, serving, wait_until
 
 from edgeqwen.cli import edgeqwen
 from edgeqwen.errors import RequestError
@@ -222,29 +219,6 @@ def test_usage_errors(arguments, text):
     assert text in result.output
 
 
-class Command:
-    """`edgeqwen serve` as a process."""
-
-    def __init__(self, *arguments, **environment):
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "from edgeqwen.cli import main; main()", "serve", *arguments, "--port", "0"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
-        )  # fmt: skip
-        line = self.process.stdout.readline()
-        found = re.match(r"base_url: (http://\S+)/v1 ", line)
-        assert found, line + self.process.communicate()[1]
-        self.greeting = [line, self.process.stdout.readline(), self.process.stdout.readline()]
-        self.client = httpx.Client(base_url=found[1], timeout=30, trust_env=False)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_error):
-        self.client.close()
-        self.process.kill()
-        self.process.communicate()
-
-
 def test_the_command_serves_until_sigterm(nano_artifact, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("a-token-of-ours\n")
@@ -258,10 +232,10 @@ def test_the_command_serves_until_sigterm(nano_artifact, tmp_path):
         assert answer["choices"][0]["message"]["content"] == "7"
         assert command.client.post(CHAT, json=body).status_code == 401
         command.process.send_signal(signal.SIGTERM)
-        out, err = command.process.communicate(timeout=20)
+        assert command.end() == ""
+        log = command.log()
     assert command.process.returncode == 0
-    assert out == ""
-    assert [json.loads(line)["status"] for line in err.splitlines() if '"request"' in line] == [200, 200, 401]
+    assert [json.loads(line)["status"] for line in log.splitlines() if '"request"' in line] == [200, 200, 401]
 
 
 ENDS = {str(TOKENIZER.id(token)): -100 for token in ("<|im_end|>", "<|endoftext|>")}
@@ -294,7 +268,7 @@ def test_sigterm_under_load(nano_artifact, isolate):
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_down")
         for reader in readers:
             reader.join(20)
-        command.process.communicate(timeout=20)
+        command.end()
     assert command.process.returncode == 0
     assert len(texts) == 2
     for text in texts:
