@@ -114,6 +114,27 @@ def test_a_checkpoint_that_cannot_be_opened_says_so(tmp_path, damage):
         open_reference_checkpoint(folder)
 
 
+@pytest.mark.reference
+@needs_torch
+def test_logits_go_through_what_a_family_does_behind_its_head(tmp_path):
+    """Gemma 2 caps them."""
+    import torch
+    import transformers
+
+    from edgeqwen.backends.reference import ReferenceBackend, ReferenceSettings
+
+    torch.manual_seed(0)
+    config = transformers.Gemma2Config(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, final_logit_softcapping=0.5, initializer_range=1.0,
+    )  # fmt: skip
+    transformers.Gemma2ForCausalLM(config).save_pretrained(tmp_path / "gemma")
+    backend = ReferenceBackend(tmp_path / "gemma", ReferenceSettings(CONTEXT, threads=1))
+    (logits,) = backend.forward([Chunk(0, [1, 2, 3], "all")])
+    assert 0.3 < np.abs(logits).max() <= 0.5
+    backend.close()
+
+
 @pytest.mark.parametrize("key", ["auto_map", "quantization_config"])
 def test_a_config_that_asks_for_code_is_refused(tmp_path, key):
     folder = shutil.copytree(NANO, tmp_path / "checkpoint")

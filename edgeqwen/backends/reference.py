@@ -89,10 +89,13 @@ class ReferenceBackend:
         wanted = {"none": 0, "last": 1, "all": len(chunk.ids)}[chunk.rows]
         torch = self._torch
         with torch.inference_mode():
-            hidden = self._model.base_model(
-                input_ids=torch.tensor([list(chunk.ids)]), past_key_values=self._caches[chunk.sequence], use_cache=True
-            ).last_hidden_state
-            logits = self._model.get_output_embeddings()(hidden[0, len(chunk.ids) - wanted :])
+            logits = self._model(
+                input_ids=torch.tensor([list(chunk.ids)]),
+                past_key_values=self._caches[chunk.sequence],
+                use_cache=True,
+                logits_to_keep=max(1, wanted),
+            ).logits[0]  # the model's own head: some families scale or cap what it gives
+        logits = logits[len(logits) - wanted :]
         values: Logits = logits.numpy()  # [wanted, vocab_size]
         return values
 
