@@ -77,14 +77,14 @@ def scripted(answer, *, parallel=4, waiting_max=64, **settings):
 class Server:
     """A running server: `client` speaks with it, `engine` is the first of its engines."""
 
-    def __init__(self, engines, access, reader, names):
+    def __init__(self, engines, access, reader, names, answer_s):
         self._sock = bind("127.0.0.1", 0)
         self.port = self._sock.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.engine = engines[0]
         served = [Served(engine, (name,)) for engine, name in zip(engines, names, strict=True)]
         self.models = Models(tuple(served), 1)
-        self.app = application(self.models, access, reader)
+        self.app = application(self.models, access, reader=reader, answer_s=answer_s)
         self._engines = engines
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
@@ -179,9 +179,10 @@ class Command:
         return self.process.stdout.read()
 
 
-def serving(*engines, access=None, reader=None, names=None):
+def serving(*engines, access=None, reader=None, names=None, answer_s=None):
     engines = engines or (FakeEngine(),)
-    return Server(engines, access or Access(), reader or BodyReader(), names or [f"m{i}" for i in range(len(engines))])
+    names = names or [f"m{i}" for i in range(len(engines))]
+    return Server(engines, access or Access(), reader or BodyReader(), names, answer_s)
 
 
 def events(text):

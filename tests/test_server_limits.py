@@ -256,6 +256,17 @@ def test_aborted_streams_leave_nothing():
         assert server.chat(max_tokens=5)["usage"]["completion_tokens"] == 5
 
 
+def test_an_answer_that_takes_too_long_is_cut():
+    def slow(ids):
+        threading.Event().wait(0.02)
+        return 300 + len(ids)
+
+    with serving(scripted(slow), answer_s=0.3) as server:
+        choice = server.chat(enable_thinking=False)["choices"][0]
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["content"]
+
+
 # Numbers
 
 

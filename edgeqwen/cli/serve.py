@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option("--cors", "origins", multiple=True, metavar="ORIGIN", help="Let this site's pages ask the server.")
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="A name the server goes by.")
+@click.option("--max-seconds", "answer_s", type=click.FloatRange(1), help="An answer is cut after these.")
 @click.option("--drain", "drain_s", type=click.FloatRange(0, 3600), default=30, show_default=True,
               help="Seconds that running answers have when the server is stopped.")  # fmt: skip
 @click.option("--log-json", is_flag=True, help="One JSON object a line on stderr.")
@@ -108,6 +109,7 @@ def _settings(artifacts: tuple[str, ...], options: dict[str, Any]) -> ServerSett
         port=options["port"],
         access=Access(keys, options["allowed_hosts"], options["origins"]),
         isolate=not options["no_isolate"],
+        answer_s=options["answer_s"],
         drain_s=options["drain_s"],
     )
 

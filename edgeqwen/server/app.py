@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -37,8 +38,9 @@ logger = logging.getLogger("edgeqwen.server")
 class Api:
     """The endpoints of one server."""
 
-    def __init__(self, models: Models, reader: BodyReader, metrics: Metrics) -> None:
+    def __init__(self, models: Models, reader: BodyReader, metrics: Metrics, answer_s: float | None) -> None:
         self._models = models
+        self._answer_s = answer_s
         self._reader = reader
         self._metrics = metrics
 
@@ -84,7 +86,8 @@ class Api:
         record: Record = request.scope[RECORD]
         record.model, record.stream = self._models.identity(served), asked.stream
         headers = {"x-edgeqwen-ignored": ", ".join(asked.ignored)} if asked.ignored else {}
-        return Answering(served.engine, asked.requests, presenters, wire, record, headers)
+        requests = [replace(one, seconds=self._answer_s) for one in asked.requests]
+        return Answering(served.engine, requests, presenters, wire, record, headers)
 
     def _head(self, request: Request, served: Served, asked: Asked) -> Head:
         record: Record = request.scope[RECORD]
@@ -108,10 +111,12 @@ class Api:
         return _json({"status": bad[0] if bad else words[states[0]]}, 503 if bad else 200, headers)
 
 
-def application(models: Models, access: Access, reader: BodyReader | None = None) -> Starlette:
-    """The ASGI application over models whose engines somebody else starts and ends."""
+def application(
+    models: Models, access: Access, *, reader: BodyReader | None = None, answer_s: float | None = None
+) -> Starlette:
+    """The ASGI application over models whose engines somebody else starts and ends; see ServerSettings."""
     metrics = Metrics(models)
-    api = Api(models, reader or BodyReader(), metrics)
+    api = Api(models, reader or BodyReader(), metrics, answer_s)
     document_json, page = to_json(document()), docs_page()
 
     async def openapi(_request: Request) -> Response:

@@ -44,6 +44,7 @@ class ServerSettings:
     port: int = 8000  # 0: any that is free
     access: Access = field(default_factory=Access)
     isolate: bool = True
+    answer_s: float | None = None  # that an answer may take, its time in the queue included; then it is cut
     drain_s: float = 30.0  # that running answers have when the server is told to stop
 
 
@@ -142,7 +143,7 @@ class _Run:
         access = replace(
             self._settings.access, allowed_hosts=(*self._settings.access.allowed_hosts, self._settings.host)
         )
-        server = http_server(application(models, access))
+        server = http_server(application(models, access, answer_s=self._settings.answer_s))
         Connection.max_connections = _connections()
         with self._signals(asyncio.get_running_loop()):
             serving = asyncio.create_task(server.serve(sockets=[self._sock]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgeqwen.server.failures import Failure
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})  # they tell nothing that is not public
 MIN_KEY_CHARS = 8
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9_, -]{1,1000}")
 OWNER = "edgeqwen.owner"  # key of an ASGI scope: who asks, by the token
 
 
@@ -54,7 +56,7 @@ class Guard:
         if refused is not None:
             await Response(refused.body, refused.status, refused.headers, "application/json")(scope, receive, send)
         elif origin is not None and scope["method"] == "OPTIONS":
-            await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, send)
+            await Response(status_code=204, headers=_preflight(headers))(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -117,11 +119,15 @@ class _Answer:
         await self._send(message)
 
 
-_PREFLIGHT = {
-    "access-control-allow-methods": "GET, POST",
-    "access-control-allow-headers": "authorization, content-type, x-api-key, x-requested-with",
-    "access-control-max-age": "600",
-}
+def _preflight(headers: Headers) -> dict[str, str]:
+    """What a browser wants to know before a page of an origin that was named asks: OpenAI's client has many headers."""
+    wanted = headers.get("access-control-request-headers", "")
+    return {
+        "access-control-allow-methods": "GET, POST",
+        "access-control-allow-headers": wanted if _HEADER_NAMES.fullmatch(wanted) else "authorization, content-type",
+        "access-control-allow-private-network": "true",
+        "access-control-max-age": "600",
+    }
 
 
 def check_access(host: str, access: Access) -> None:
