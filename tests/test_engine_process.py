@@ -80,7 +80,13 @@ def endless(**options):
 @pytest.fixture(scope="module")
 def settings(nano_artifact):
     return EngineSettings(
-        str(nano_artifact("q8_0")), context_length=1024, threads=1, parallel=4, waiting_max=12, engine="llamacpp"
+        str(nano_artifact("f32")),
+        context_length=1024,
+        threads=2,
+        kv_type="f32",
+        parallel=4,
+        waiting_max=12,
+        engine="llamacpp",
     )
 
 
@@ -104,7 +110,7 @@ def run(request, settings):
 
 def test_answers_are_the_librarys(run, settings):
     questions = [f"What is {i} + {10 - i}?" for i in range(8)]
-    with load(settings.model, context_length=1024, threads=1, engine="llamacpp") as model:
+    with load(settings.model, context_length=1024, threads=1, kv_type="f32", engine="llamacpp") as model:
         expected = [model.chat(q, thinking=False, temperature=0.0, max_tokens=40) for q in questions]
 
     async def body(engine):
@@ -119,7 +125,7 @@ def test_answers_are_the_librarys(run, settings):
 def test_everything_an_answer_can_hold_comes_through(run, settings):
     tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
     request = asking("What is 2 + 2?", tools=tools, thinking=True, logprobs=2, seed=4, temperature=0.7)
-    with load(settings.model, context_length=1024, threads=1, engine="llamacpp") as model:
+    with load(settings.model, context_length=1024, threads=1, kv_type="f32", engine="llamacpp") as model:
         theirs = model.chat(
             "What is 2 + 2?", tools=tools, thinking=True, logprobs=2, seed=4, temperature=0.7, max_tokens=40
         )
@@ -171,9 +177,8 @@ def test_info_and_load(run, settings):
         assert engine.load().running == 0
         streams = [engine.answer(endless()) for _ in range(6)]
         tasks = [asyncio.create_task(first(stream)) for stream in streams]
-        await asyncio.gather(*tasks[:4])
+        await until(lambda: (engine.load().running, engine.load().queued) == (4, 2))
         busy = engine.load()
-        assert (busy.running, busy.queued) == (4, 2)
         assert 0 < busy.kv_tokens < busy.kv_capacity
         for task, stream in zip(tasks, streams, strict=True):
             task.cancel()
@@ -197,7 +202,7 @@ def test_a_full_queue_says_when_to_come_back(run):
     async def body(engine):
         streams = [engine.answer(endless()) for _ in range(6)]
         tasks = [asyncio.create_task(first(stream)) for stream in streams]
-        await asyncio.gather(*tasks[:4])
+        await until(lambda: (engine.load().running, engine.load().queued) == (4, 2))
         with pytest.raises(BusyError) as error:
             await whole(engine, asking())
         for task in tasks:
