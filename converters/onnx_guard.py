@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx
-from onnx import helper
+
+from converters.onnx_parts import Parts, Values
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -55,24 +56,16 @@ class Guard:
 
 def guard(model: onnx.ModelProto, folder: Path, shape: ModelShape, prompts: Sequence[Sequence[int]]) -> Guard:
     """Compare and, where it pays, choose at most MAX_LIFTED products; the weights lie in `folder`."""
-    bench = _Bench(model, folder, shape, [ids for ids in prompts if ids])
-    names = [node.name for node in model.graph.node if node.op_type == "MatMulNBits"]
-    exact, inputs = bench.run(dict.fromkeys(names, 0), probes=True)
-    rounded, _ = bench.run({})
+    parts = Parts(model, folder, shape)
+    began = [parts.begin(ids) for ids in prompts if ids]
+    exact, spoiled = _exact(parts, began, {node.name: node for node in model.graph.node})
+    rounded = _logits(parts, began, {})
     divergence, flips = _compare(exact, rounded)
-    found = Guard(sum(map(len, bench.prompts)), divergence, flips)
-    bits = {node.name: _attribute(node, "bits") for node in model.graph.node if node.op_type == "MatMulNBits"}
-    blocks = {node.name: _attribute(node, "block_size") for node in model.graph.node if node.op_type == "MatMulNBits"}
-    # 8-bit products have no fast exact kernel, and the head is the largest product: neither is lifted
-    spoiled = {
-        name: _spoiled(inputs[name], blocks[name])
-        for name in names
-        if name in inputs and bits[name] == 4 and name != "logits"
-    }
+    found = Guard(len(exact), divergence, flips)
     lifted = tuple(sorted(spoiled, key=lambda name: -spoiled[name])[:MAX_LIFTED])
     if not lifted:
         return found
-    better, _ = bench.run(dict.fromkeys(lifted, 0))
+    better = _logits(parts, began, dict.fromkeys(lifted, 0))
     divergence_lifted, flips_lifted = _compare(exact, better)
     slower = _slower(model, lifted)
     tried = dataclasses.replace(
@@ -82,70 +75,28 @@ def guard(model: onnx.ModelProto, folder: Path, shape: ModelShape, prompts: Sequ
     return dataclasses.replace(tried, lifted=lifted) if pays else tried
 
 
-def lift(model: onnx.ModelProto, levels: Mapping[str, int]) -> onnx.ModelProto:
-    """A copy in which some products have another accuracy level."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for node in copy.graph.node:
-        if node.name in levels:
-            next(a for a in node.attribute if a.name == "accuracy_level").i = levels[node.name]
-    return copy
+def _exact(
+    parts: Parts, prompts: list[Values], nodes: Mapping[str, onnx.NodeProto]
+) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
+    """Logits with exact activations [tokens, vocab], and how much rounding would spoil each layer's 4-bit products.
+
+    8-bit products have no fast exact kernel, and the head is the largest product: neither would be lifted.
+    """
+    spoiled: dict[str, float] = {}
+    for number in range(len(parts)):
+        products = parts.products(number)
+        prompts, seen = parts.run(number, prompts, dict.fromkeys(products, 0), tuple(products.values()))
+        for name, source in products.items():
+            if _attribute(nodes[name], "bits") == 4:
+                spoiled[name] = _spoiled(seen[0][source], _attribute(nodes[name], "block_size"))
+    return parts.logits(prompts, {"logits": 0}), spoiled
 
 
-class _Bench:
-    """Runs variants of one graph over the prompts."""
-
-    def __init__(
-        self, model: onnx.ModelProto, folder: Path, shape: ModelShape, prompts: Sequence[Sequence[int]]
-    ) -> None:
-        self.prompts = prompts
-        self._model, self._folder, self._shape = model, folder, shape
-
-    def run(
-        self, levels: Mapping[str, int], *, probes: bool = False
-    ) -> tuple[npt.NDArray[np.float32], dict[str, npt.NDArray[np.float32]]]:
-        """Logits of all prompts [tokens, vocab]; with `probes` the inputs of the products of the first, by name."""
-        model = lift(self._model, levels)
-        wanted: dict[str, str] = {}
-        if probes:
-            wanted = {node.name: node.input[0] for node in model.graph.node if node.op_type == "MatMulNBits"}
-            model.graph.output.extend(
-                helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in set(wanted.values())
-            )
-        session = self._session(model)
-        rows: list[npt.NDArray[np.float32]] = []
-        seen: dict[str, npt.NDArray[np.float32]] = {}
-        for ids in self.prompts:
-            names = ["logits", *(set(wanted.values()) if not seen else ())]
-            values = dict(zip(names, session.run(names, self._feed(ids, 0, len(ids))), strict=True))
-            rows.append(values.pop("logits"))
-            seen = seen or values
-        return np.concatenate(rows), {name: seen[source] for name, source in wanted.items() if source in seen}
-
-    def _session(self, model: onnx.ModelProto) -> Any:
-        import onnxruntime  # noqa: PLC0415 - only this comparison needs it
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._folder))
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    def _feed(self, ids: Sequence[int], past: int, slots: int) -> dict[str, Any]:
-        shape = self._shape
-        empty = np.zeros((1, shape.num_key_value_heads, slots, shape.head_dim), np.float32)
-        caches = {
-            f"past_key_values.{layer}.{kind}": empty
-            for layer in range(shape.num_hidden_layers)
-            for kind in ("key", "value")
-        }
-        total = past + len(ids)
-        return {
-            "input_ids": np.array([ids], np.int64),
-            "seqlens_k": np.array([total - 1], np.int32),
-            "total_sequence_length": np.array(total, np.int32),
-            "logit_rows": np.arange(len(ids), dtype=np.int64),
-            **caches,
-        }
+def _logits(parts: Parts, prompts: list[Values], levels: Mapping[str, int]) -> npt.NDArray[np.float32]:
+    """Logits of all prompts [tokens, vocab]."""
+    for number in range(len(parts)):
+        prompts, _ = parts.run(number, prompts, levels)
+    return parts.logits(prompts, levels)
 
 
 def _slower(model: onnx.ModelProto, lifted: Sequence[str]) -> float:

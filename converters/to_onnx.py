@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 
 from converters.onnx_graph import Placed, decoder
 from converters.onnx_grid import repack_q4_0, repack_q8_0, round_rows, row_steps, unround
-from converters.onnx_guard import TEXTS, Guard, guard, lift
+from converters.onnx_guard import TEXTS, Guard, guard
+from converters.onnx_parts import lift
 from converters.onnx_plan import ALIGNMENT, OnnxPlan, PlannedMatrix, Progress, plan_onnx
 from converters.report import Written
 from converters.rope import rotation

@@ -1,0 +1,184 @@
+"""Runs prompts through a decoder's ONNX graph part by part, so that one layer's weights are in memory at a time.
+
+The graph is one that converters.onnx_graph wrote: its nodes stand in the order of the layers, and each layer ends with
+the norm before the next. Needs onnxruntime.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgeqwen.types import ModelShape
+
+_LAST_OF_PART: Final = re.compile(r"(layers\.\d+\.attn_norm|norm)\.out")
+_HEAD_BYTES: Final = 16 << 20  # of the head's weights that are loaded at a time
+
+Values = dict[str, Any]  # tensors by name
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some consecutive nodes, and which of their outputs later ones read."""
+
+    nodes: Sequence[NodeProto]
+    outputs: Sequence[str]
+
+
+class Parts:
+    """The embedding is part 0, then come the layers, and last the head."""
+
+    def __init__(self, model: ModelProto, folder: Path, shape: ModelShape) -> None:
+        """`folder` holds the data file."""
+        self._model, self._folder, self._shape = model, folder, shape
+        self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._inputs = {given.name: given for given in model.graph.input}
+        self._parts = _cut(model.graph.node)
+
+    def __len__(self) -> int:
+        """Without the head."""
+        return len(self._parts) - 1
+
+    def begin(self, ids: Sequence[int]) -> Values:
+        """What a whole prompt gives to part 0."""
+        count = len(ids)
+        return {
+            "input_ids": np.array([ids], np.int64),
+            "seqlens_k": np.array([count - 1], np.int32),
+            "total_sequence_length": np.array(count, np.int32),
+            "logit_rows": np.arange(count, dtype=np.int64),
+        }
+
+    def run(
+        self, number: int, prompts: Sequence[Values], levels: Mapping[str, int], probes: Sequence[str] = ()
+    ) -> tuple[list[Values], list[Values]]:
+        """What each prompt gives to the next part, and the tensors `probes`; `levels`: accuracy levels by node."""
+        part = self._parts[number]
+        session = self._session(part.nodes, [*part.outputs, *probes], levels, self._initializers)
+        names = [output.name for output in session.get_outputs()]
+        following: list[Values] = []
+        seen: list[Values] = []
+        for values in prompts:
+            found = dict(zip(names, session.run(names, self._feed(session, values)), strict=True))
+            always = {name: value for name, value in values.items() if name in self._inputs}
+            following.append(always | {name: found[name] for name in part.outputs})
+            seen.append({name: found[name] for name in probes})
+        return following, seen
+
+    def products(self, number: int) -> dict[str, str]:
+        """The products with stored levels of a part: node -> the name of its input."""
+        return {node.name: node.input[0] for node in self._parts[number].nodes if node.op_type == "MatMulNBits"}
+
+    def logits(self, prompts: Sequence[Values], levels: Mapping[str, int]) -> npt.NDArray[np.float32]:
+        """The head's [tokens of all prompts, vocab] behind the last layer."""
+        tokens = sum(len(values["logit_rows"]) for values in prompts)
+        found = np.empty((tokens, self._shape.vocab_size), np.float32)
+        for first, stop, nodes, weights in self._head_rows():
+            session = self._session(nodes, ["logits"], levels, self._initializers | weights)
+            row = 0
+            for values in prompts:
+                (part,) = session.run(["logits"], self._feed(session, values))
+                found[row : row + len(part), first:stop] = part
+                row += len(part)
+        return found
+
+    def _head_rows(self) -> Iterator[tuple[int, int, list[NodeProto], dict[str, TensorProto]]]:
+        """The head over a run of the vocabulary: the same nodes over some rows of the same arrays."""
+        *before, head = self._parts[-1].nodes
+        arrays = [self._initializers[name] for name in head.input[1:] if name]
+        count = self._shape.vocab_size
+        step = max(64, _HEAD_BYTES // (_entry(arrays[0], "length") // count) // 64 * 64)
+        for first in range(0, count, step):
+            stop = min(count, first + step)
+            node = NodeProto()
+            node.CopyFrom(head)
+            for attribute in node.attribute:
+                if attribute.name == "N":
+                    attribute.i = stop - first
+            yield first, stop, [*before, node], {array.name: _rows(array, first, stop) for array in arrays}
+
+    def _session(
+        self,
+        nodes: Sequence[NodeProto],
+        outputs: Sequence[str],
+        levels: Mapping[str, int],
+        initializers: Mapping[str, TensorProto],
+    ) -> Any:
+        import onnxruntime  # noqa: PLC0415 - only this comparison needs it
+
+        made = {name for node in nodes for name in node.output}
+        read = dict.fromkeys(name for node in nodes for name in node.input if name and name not in made)
+        graph = GraphProto(
+            name="part",
+            node=nodes,
+            input=[self._inputs.get(name, _floats(name)) for name in read if name not in initializers],
+            output=[_floats(name, rank=None) for name in dict.fromkeys(outputs)],
+            initializer=[initializers[name] for name in read if name in initializers],
+        )
+        model = lift(ModelProto(ir_version=self._model.ir_version, opset_import=self._model.opset_import, graph=graph),
+                     levels)  # fmt: skip
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._folder))
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def _feed(self, session: Any, values: Values) -> Values:
+        """The inputs of a part: no past, but room for the prompt's keys and values."""
+        shape = self._shape
+        slots = (1, shape.num_key_value_heads, int(values["total_sequence_length"]), shape.head_dim)
+        names = [given.name for given in session.get_inputs()]
+        return {name: values[name] if name in values else np.zeros(slots, np.float32) for name in names}
+
+
+def lift(model: ModelProto, levels: Mapping[str, int]) -> ModelProto:
+    """A copy in which some products have another accuracy level."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        if node.name in levels and node.op_type == "MatMulNBits":
+            next(a for a in node.attribute if a.name == "accuracy_level").i = levels[node.name]
+    return copy
+
+
+def _cut(nodes: Sequence[NodeProto]) -> list[_Part]:
+    """Cut behind each norm that begins a layer, and behind the last."""
+    ends = [number + 1 for number, node in enumerate(nodes) if _LAST_OF_PART.fullmatch(node.name)]
+    parts = []
+    for start, stop in itertools.pairwise([0, *ends, len(nodes)]):
+        later = {name for node in nodes[stop:] for name in node.input}
+        made = [name for node in nodes[start:stop] for name in node.output]
+        parts.append(_Part(nodes[start:stop], [name for name in made if name and name in later]))
+    return parts
+
+
+def _floats(name: str, rank: int | None = 3) -> Any:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None if rank is None else [None] * rank)
+
+
+def _entry(tensor: TensorProto, key: str) -> int:
+    return int(next(entry.value for entry in tensor.external_data if entry.key == key))
+
+
+def _rows(tensor: TensorProto, start: int, stop: int) -> TensorProto:
+    """Some rows of an array in the data file."""
+    row = _entry(tensor, "length") // tensor.dims[0]
+    part = TensorProto()
+    part.CopyFrom(tensor)
+    part.dims[0] = stop - start
+    for entry in part.external_data:
+        if entry.key == "offset":
+            entry.value = str(int(entry.value) + start * row)
+        if entry.key == "length":
+            entry.value = str((stop - start) * row)
+    return part
