@@ -198,6 +198,7 @@ class _Child:
                 self._last_words.append(str(error))
                 self.process.kill()  # what cannot be understood any more is of no use
         code = self.process.wait()
+        self._threads[-1].join(1)  # its last words
         self._outbox.put(None)
         self._call(self._end, f"exit code {code}")
 
