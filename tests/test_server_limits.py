@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
 import re
 import resource
@@ -80,6 +81,12 @@ def test_many_large_bodies_at_a_time(server):
 def test_a_body_that_is_no_json_by_its_header(server, kind):
     response = server.client.post(CHAT, content=b"{}", headers={"content-type": kind})
     assert response.status_code == 415
+
+
+def test_a_packed_body_is_refused(server):
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    response = server.client.post(CHAT, content=gzip.compress(b" " * (1 << 20)), headers=headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize(

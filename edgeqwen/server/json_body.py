@@ -32,7 +32,7 @@ class BodyReader:
 
     async def json(self, request: Request) -> dict[str, Any]:
         """The body's JSON object. HttpError or FieldError for anything else."""
-        _check_type(request.headers.get("content-type", ""))
+        _check_type(request.headers.get("content-type", ""), request.headers.get("content-encoding", ""))
         self._check_length(request.headers.get("content-length", ""))
         with self._counted() as held:
             try:
@@ -135,10 +135,13 @@ def _check_text(text: str, place: _Place) -> None:
         ) from None  # fmt: skip
 
 
-def _check_type(content_type: str) -> None:
+def _check_type(content_type: str, encoding: str) -> None:
+    """Refuse what is no plain JSON: a browser sends other types to anybody, and a packed body has no honest size."""
     kind = content_type.partition(";")[0].strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+    is_json = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    if not is_json or encoding.strip().lower() not in {"", "identity"}:
+        found = f"{kind[:60] or 'nothing'!r}" + (f" packed as {encoding[:20]!r}" if encoding else "")
         raise HttpError(
-            415, f"send JSON with the header Content-Type: application/json, not {kind[:60] or 'none'!r}",
+            415, f"send JSON as it is, with the header Content-Type: application/json; this is {found}",
             code="unsupported_media_type",
         )  # fmt: skip
