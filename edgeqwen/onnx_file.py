@@ -6,18 +6,21 @@ Weights are plain regions of one file beside the graph, inside it; no two of the
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from edgeqwen.errors import ArtifactError
 
-MAX_GRAPH_BYTES = 64 << 20
+MAX_GRAPH_BYTES = 16 << 20
 MAX_NODES, MAX_TENSORS, MAX_RANK = 1 << 16, 1 << 14, 8
+MAX_TEXT_BYTES = 4096  # of a name
 MAX_INLINE_BYTES = 1 << 20  # of a tensor inside the graph: shapes and the like
 OPERATORS = frozenset({
     "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Cos", "Div", "Equal", "Erf", "Expand", "Flatten",
@@ -29,6 +32,8 @@ OPERATORS = frozenset({
     "Transpose", "Trilu", "Unsqueeze", "Where",
 })  # fmt: skip
 DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
+# Inputs 5 and 6 of GroupQueryAttention say where in the cache native code writes: they are the engine's own figures.
+LENGTH_INPUTS = ["seqlens_k", "total_sequence_length"]
 # TensorProto.DataType -> its name and the bytes of an element
 _TYPES = {
     1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 4: ("uint16", 2), 5: ("int16", 2), 6: ("int32", 4),
@@ -60,6 +65,7 @@ class OnnxFile:
     outputs: tuple[str, ...]
     data: Path | None
     tensors: tuple[Region, ...]  # in the data file; what has two names stands here once
+    sha256: str  # of the graph
 
     @property
     def weight_bytes(self) -> int:
@@ -68,6 +74,8 @@ class OnnxFile:
 
 def check_onnx(path: Path, files: Mapping[str, int]) -> OnnxFile:
     """Check a graph; `files` are the payloads of its artifact and their sizes. ArtifactError says what is wrong."""
+    if path.suffix != ".onnx":  # ONNX Runtime would take an .ort file for its own format, which nobody checks
+        raise ArtifactError(f"{path}: a graph's name ends in .onnx")
     raw = memoryview(_read(path))
     try:
         return _model(path, raw, files)
@@ -122,7 +130,8 @@ def _model(path: Path, raw: memoryview, files: Mapping[str, int]) -> OnnxFile:
     data = _data_file(path, locations, files)
     _check_regions(path, regions, files[data.name] if data else 0)
     once = {(region.offset, region.nbytes): region for region in reversed(regions)}
-    return OnnxFile(path, tuple(inputs), tuple(outputs), data, tuple(reversed(once.values())))
+    digest = hashlib.sha256(raw).hexdigest()
+    return OnnxFile(path, tuple(inputs), tuple(outputs), data, tuple(reversed(once.values())), digest)
 
 
 def _known(number: int, wanted: set[int], refused: set[int], path: Path, where: str) -> bool:
@@ -131,20 +140,25 @@ def _known(number: int, wanted: set[int], refused: set[int], path: Path, where: 
     return number in wanted
 
 
-def _check_node(node: memoryview, path: Path) -> None:
+def _check_node(node: Any, path: Path) -> None:
     operator = domain = ""
+    inputs: list[str] = []
     for number, value in _fields(node, path):
-        if number == 4:
-            operator = bytes(value).decode()
+        if number == 1:
+            inputs.append(_decoded(value, path))
+        elif number == 4:
+            operator = _decoded(value, path)
         elif number == 7:
-            domain = bytes(value).decode()
+            domain = _decoded(value, path)
         elif number == 5:
             _check_attribute(value, path)
     if operator not in OPERATORS or domain not in DOMAINS:
         raise ArtifactError(f"{path}: operator {domain or 'ai.onnx'}:{operator[:60]!r} is none that a decoder needs")
+    if operator == "GroupQueryAttention" and inputs[5:7] != LENGTH_INPUTS:
+        raise ArtifactError(f"{path}: attention takes its lengths from {inputs[5:7]!r:.80}, not from {LENGTH_INPUTS}")
 
 
-def _check_attribute(attribute: memoryview, path: Path) -> None:
+def _check_attribute(attribute: Any, path: Path) -> None:
     for number, value in _fields(attribute, path):
         if number in {6, 10, 11, 22, 23}:  # graphs, lists of tensors, sparse tensors
             raise ArtifactError(f"{path}: an attribute holds a graph or a list of tensors: refused")
@@ -152,25 +166,30 @@ def _check_attribute(attribute: memoryview, path: Path) -> None:
             raise ArtifactError(f"{path}: an attribute refers to a data file: refused")
 
 
-def _tensor(tensor: memoryview, path: Path) -> tuple[Region | None, str]:
+def _tensor(tensor: Any, path: Path) -> tuple[Region | None, str]:
     """Where a tensor's bytes are; None for one inside the graph."""
     dims: list[int] = []
     kind, name, external, outside, inline = 0, "", {}, False, 0
     for number, value in _fields(tensor, path):
         if number == 1:
-            dims += [value] if isinstance(value, int) else list(_packed(value, path))
+            dims += [value] if isinstance(value, int) else islice(_packed(value, path), MAX_RANK + 1)
         elif number == 2:
             kind = value
         elif number == 8:
-            name = bytes(value).decode()
+            name = _decoded(value, path)
         elif number == 13:
-            external[_text(value, 1, path)] = _text(value, 2, path)
+            key = _text(value, 1, path)
+            if key in external:
+                raise ArtifactError(f"{path}: tensor {name[:60]!r} is placed twice by {key[:60]!r}")
+            external[key] = _text(value, 2, path)
         elif number == 14:
             outside = value == 1
         elif number in {6, 3}:
             raise ArtifactError(f"{path}: tensor {name[:60]!r} holds strings or a segment: refused")
         elif isinstance(value, memoryview):
             inline += len(value)
+        if len(dims) > MAX_RANK:
+            break
     if len(dims) > MAX_RANK or kind not in _TYPES or any(not 0 <= size < 1 << 40 for size in dims):
         raise ArtifactError(f"{path}: tensor {name[:60]!r} has the type {kind} and the shape {dims[:9]}")
     if not outside:
@@ -218,10 +237,20 @@ def _check_regions(path: Path, regions: list[Region], size: int) -> None:
         end, last = max(end, region.offset + region.nbytes), here
 
 
-def _text(message: memoryview, wanted: int, path: Path) -> str:
+def _text(message: Any, wanted: int, path: Path) -> str:
     """A string field of a small message; empty when it is not there."""
-    found = [bytes(value).decode() for number, value in _fields(message, path) if number == wanted]
-    return found[-1] if found else ""
+    found = ""
+    for number, value in _fields(message, path):
+        if number == wanted:
+            found = _decoded(value, path)
+    return found
+
+
+def _decoded(value: Any, path: Path) -> str:
+    """A field's text; a number in its place would make bytes() reserve as many."""
+    if not isinstance(value, memoryview) or len(value) > MAX_TEXT_BYTES:
+        raise ArtifactError(f"{path}: is no ONNX graph: a name of at most {MAX_TEXT_BYTES} bytes is expected")
+    return bytes(value).decode()
 
 
 def _packed(data: memoryview, path: Path) -> Iterator[int]:
@@ -231,8 +260,10 @@ def _packed(data: memoryview, path: Path) -> Iterator[int]:
         yield value
 
 
-def _fields(data: memoryview, path: Path) -> Fields:
-    """The fields of a message in their order; groups and truncated fields are refused."""
+def _fields(data: Any, path: Path) -> Fields:
+    """The fields of a message in their order; groups and truncated fields are refused, numbers for messages as well."""
+    if not isinstance(data, memoryview):
+        raise ArtifactError(f"{path}: is no ONNX graph: a number stands where a message is expected")
     at = 0
     while at < len(data):
         key, at = _varint(data, at, path)
