@@ -15,8 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from converters.checkpoint import open_checkpoint
 from converters.build import convert_checkpoint
+from converters.checkpoint import open_checkpoint
 from edgeqwen.artifact import is_artifact, open_artifact
 from edgeqwen.errors import ArtifactError
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from converters.build import convert_checkpoint
 from converters.checkpoint import open_checkpoint
 from converters.mixture import FILE_TYPES
-from converters.build import convert_checkpoint
 from edgeqwen.artifact import open_artifact
 from edgeqwen.gguf import open_gguf
 

@@ -17,9 +17,9 @@ from gguf.quants import dequantize as gguf_dequantize
 
 from converters import stream
 from converters.architectures import expected_tensors
+from converters.build import convert_checkpoint
 from converters.checkpoint import open_checkpoint
 from converters.mixture import FILE_TYPES
-from converters.build import convert_checkpoint
 from converters.verify import as_float32
 from edgeqwen.artifact import open_artifact
 from edgeqwen.errors import ArtifactError, CheckpointError, RequestError, TemplateError
