@@ -23,6 +23,7 @@ peers: .venv/.python
 reference: .venv-reference/.ready
 	.venv-reference/bin/python -m pytest -m reference
 	.venv-reference/bin/python -m pytest -m "not reference" tests/test_backend_contract.py
+	EDGEQWEN_ALL_PROMPTS=1 .venv-reference/bin/python -m pytest tests/test_identity.py
 
 clean:
 	rm -rf .venv .venv-reference build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

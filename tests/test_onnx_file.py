@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgeqwen import load
 from edgeqwen.artifact import open_artifact
 from edgeqwen.errors import ArtifactError
 from edgeqwen.onnx_file import check_onnx
@@ -123,7 +124,27 @@ def attribute_outside(model):
     model.graph.node[3].attribute.append(helper.make_attribute("value", tensor))
 
 
+def placed_twice(model):
+    entry = external(model)[0].external_data[0]
+    external(model)[0].external_data.add(key=entry.key, value=entry.value)
+
+
+def long_name(model):
+    model.graph.node[3].op_type = "M" * 5000
+
+
+def endless_dims(model):
+    external(model)[0].dims.extend([1] * 1_000_000)
+
+
+def lengths_of_its_own(model):
+    """The cache's lengths say where native code writes."""
+    attention = next(node for node in model.graph.node if node.op_type == "GroupQueryAttention")
+    attention.input[5] = "logit_rows"
+
+
 ATTACKS = [
+    placed_twice, long_name, endless_dims, lengths_of_its_own,
     custom_operator, other_domain, subgraph, function, sparse, parent_folder, absolute_path, itself, behind_the_end,
     negative, other_length, unknown_key, overlap, strings, large_inside, huge_rank, attribute_outside,
 ]  # fmt: skip
@@ -135,6 +156,34 @@ def test_hostile_graphs_are_refused(graph, attack):
     attack(model)
     with pytest.raises(ArtifactError, match="onnx"):
         check(path, model, files)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\x38\x07", b"\x3a\x02\x08\x07", b"\x3a\x04\x0a\x02\x20\x7f", b"\x3a\x04\x2a\x02\x40\x7f"]
+)
+def test_numbers_where_messages_and_names_are_expected_are_refused(graph, raw):
+    """Of a graph, a node, an operator's name and a tensor's: as lengths they would reserve what they say."""
+    path, _, files = graph
+    path.write_bytes(raw)
+    with pytest.raises(ArtifactError, match="expected"):
+        check_onnx(path, files)
+
+
+def test_a_graph_in_another_format_of_the_runtime_is_refused(graph):
+    path, _, files = graph
+    with pytest.raises(ArtifactError, match=r"ends in \.onnx"):
+        check_onnx(path.rename(path.with_suffix(".ort")), files)
+
+
+def test_a_graph_that_is_not_the_one_of_the_manifest_is_not_run(graph, folder):
+    """A graph of the same size passes the quick check at load; native code does not see it."""
+    path, *_ = graph
+    whole = path.read_bytes()
+    changed = whole.replace(b"layers.0.attn_norm", b"layers.1.attn_norm")
+    assert len(changed) == len(whole)
+    path.write_bytes(changed)
+    with pytest.raises(ArtifactError, match="sha256"):
+        load(folder, engine="ort", context_length=64, threads=1)
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
