@@ -169,27 +169,23 @@ def _check_attribute(attribute: Any, path: Path) -> None:
 def _tensor(tensor: Any, path: Path) -> tuple[Region | None, str]:
     """Where a tensor's bytes are; None for one inside the graph."""
     dims: list[int] = []
-    kind, name, external, outside, inline = 0, "", {}, False, 0
+    external: dict[str, str] = {}
+    kind, name, outside, inline = 0, "", False, 0
     for number, value in _fields(tensor, path):
         if number == 1:
-            dims += [value] if isinstance(value, int) else islice(_packed(value, path), MAX_RANK + 1)
+            dims = [*dims, *_dims(value, path)][: MAX_RANK + 1]
         elif number == 2:
             kind = value
         elif number == 8:
             name = _decoded(value, path)
         elif number == 13:
-            key = _text(value, 1, path)
-            if key in external:
-                raise ArtifactError(f"{path}: tensor {name[:60]!r} is placed twice by {key[:60]!r}")
-            external[key] = _text(value, 2, path)
+            _place(external, value, path)
         elif number == 14:
             outside = value == 1
         elif number in {6, 3}:
             raise ArtifactError(f"{path}: tensor {name[:60]!r} holds strings or a segment: refused")
         elif isinstance(value, memoryview):
             inline += len(value)
-        if len(dims) > MAX_RANK:
-            break
     if len(dims) > MAX_RANK or kind not in _TYPES or any(not 0 <= size < 1 << 40 for size in dims):
         raise ArtifactError(f"{path}: tensor {name[:60]!r} has the type {kind} and the shape {dims[:9]}")
     if not outside:
@@ -197,6 +193,19 @@ def _tensor(tensor: Any, path: Path) -> tuple[Region | None, str]:
             raise ArtifactError(f"{path}: tensor {name[:60]!r} of {inline} bytes stands inside the graph")
         return None, ""
     return _region(path, name, external, (kind, tuple(dims))), external.get("location", "")
+
+
+def _dims(value: Any, path: Path) -> Iterator[int]:
+    """Sizes of one field: a single one, or packed ones of which no more are read than a tensor may have."""
+    return iter((value,)) if isinstance(value, int) else islice(_packed(value, path), MAX_RANK + 1)
+
+
+def _place(external: dict[str, str], entry: Any, path: Path) -> None:
+    """Note one entry of where a tensor's bytes are."""
+    key = _text(entry, 1, path)
+    if key in external:
+        raise ArtifactError(f"{path}: a tensor is placed twice by {key[:60]!r}")
+    external[key] = _text(entry, 2, path)
 
 
 def _region(path: Path, name: str, external: Mapping[str, str], what: tuple[int, tuple[int, ...]]) -> Region:

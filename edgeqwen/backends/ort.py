@@ -13,7 +13,7 @@ import numpy as np
 from edgeqwen.artifact import open_artifact
 from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, check_chunks
 from edgeqwen.backends.kv_slab import KvSlab
-from edgeqwen.errors import EngineError, EngineMissingError, InterruptedForwardError
+from edgeqwen.errors import ArtifactError, EngineError, EngineMissingError, InterruptedForwardError
 from edgeqwen.onnx_file import check_onnx
 from edgeqwen.plan import Plan
 from edgeqwen.types import ModelShape
@@ -62,7 +62,13 @@ class OrtBackend:
     def open(cls, path: Path, plan: Plan, progress: Callable[[float], None] | None = None) -> OrtBackend:
         """Check and load the graph of an artifact as it was planned."""
         artifact = open_artifact(path.parent)
-        checked = check_onnx(path, {name: payload.size for name, payload in artifact.manifest.files.items()})
+        files = artifact.manifest.files
+        checked = check_onnx(path, {name: payload.size for name, payload in files.items()})
+        if checked.sha256 != files[path.name].sha256:
+            raise ArtifactError(
+                f"{path} has the sha256 {checked.sha256}; the manifest says {files[path.name].sha256}: "
+                "the graph was changed, convert the model again"
+            )
         settings = OrtSettings(
             plan.context_length, plan.threads, sequences=plan.sequences, pool_tokens=plan.pool_tokens
         )
