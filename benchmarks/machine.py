@@ -8,7 +8,7 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("edgeqwen", "llama-cpp-python", "numpy", "tokenizers")
+PACKAGES = ("edgeqwen", "llama-cpp-python", "numpy", "onnxruntime", "tokenizers")
 
 
 def machine() -> dict[str, object]:

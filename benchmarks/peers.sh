@@ -4,6 +4,7 @@
 #   DIR/bin/                             the targets (default: llama-quantize llama-bench llama-server), compiled from
 #                                        the very sources that the pinned llama-cpp-python release carries
 #   DIR/llama.cpp/convert_hf_to_gguf.py  run with DIR/venv/bin/python (torch, transformers, gguf)
+#   DIR/venv-genai                       the target `genai`: onnxruntime-genai's builder and runtime
 #
 # About 10 minutes on 2 cores. A second run does only what is missing.
 set -euo pipefail
@@ -23,7 +24,15 @@ if [ ! -x venv/bin/python ]; then
   venv/bin/python -m pip install --quiet cmake ninja torch==2.13.0 "transformers>=4.57,<6" gguf==0.19.0 sentencepiece protobuf
 fi
 missing=()
-for target in "${targets[@]}"; do [ -x "build/bin/$target" ] || missing+=("$target"); done
+for target in "${targets[@]}"; do
+  if [ "$target" = genai ]; then
+    [ -x venv-genai/bin/python ] || python3 -m venv venv-genai
+    venv-genai/bin/python -m pip install --quiet onnxruntime==1.31.1 onnxruntime-genai==0.18.0 onnx==1.23.2 onnx-ir \
+      torch==2.13.0 transformers==5.23.0
+    continue
+  fi
+  [ -x "build/bin/$target" ] || missing+=("$target")
+done
 if [ "${#missing[@]}" -gt 0 ]; then
   PATH="$dir/venv/bin:$PATH" cmake -S llama.cpp -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_WEBUI=OFF >build.log 2>&1
