@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgeqwen.errors import ContextOverflowError, RequestError
+from edgeqwen.grammar import Guide
 from edgeqwen.loop_guard import LoopGuard
 from edgeqwen.plan import whole_number
-from edgeqwen.sampling import Row, Sampler, likeliest, log_probabilities
+from edgeqwen.sampling import Ids, Row, Sampler, likeliest, log_probabilities
+from edgeqwen.segments import Segment
 from edgeqwen.stops import StopStrings
 from edgeqwen.template import Special
 from edgeqwen.thinking import Split, ThinkSplitter, ThinkStart
@@ -53,8 +55,9 @@ class Generation:
         *,
         end_ids: frozenset[int],
         context_length: int,
+        guide: Guide | None = None,
     ) -> None:
-        """`config` has passed check_config. ContextOverflowError where the prompt leaves no room."""
+        """`config` has passed check_config, `guide` is new. ContextOverflowError where the prompt leaves no room."""
         if len(prompt.ids) >= context_length:
             raise ContextOverflowError(len(prompt.ids), context_length)
         self.next_ids: tuple[int, ...] = prompt.ids
@@ -67,11 +70,21 @@ class Generation:
         self._sampler = Sampler(sampling, prompt.ids)
         self._splitter = ThinkSplitter(tokenizer, prompt.start)
         call_seed = zlib.crc32(np.array(prompt.ids).tobytes())  # ids of calls differ from turn to turn
-        self._tools = ToolCallParser(call_seed) if prompt.tools else None
+        only_one = not config.parallel_tool_calls
+        self._tools = ToolCallParser(call_seed, only_one=only_one) if prompt.tools else None
         self._stops = StopStrings(config.stop)
         self._loop_guard = LoopGuard() if config.loop_guard else None
         self._budget = config.thinking_budget
         self._answer_tokens = 0
+        self._guide = guide
+        self._thoughts: Ids | None = None  # the ids that thinking may have where the answer must be something
+        if guide is not None and guide.holds and self._splitter.state == "content":
+            self._splitter.begin_content()
+
+    @property
+    def _ended(self) -> bool:
+        """A stop string came, or the only call that may come."""
+        return self._stops.hit is not None or (self._tools is not None and self._tools.ended)
 
     @property
     def usage(self) -> Usage:
@@ -80,21 +93,26 @@ class Generation:
 
     def step(self, logits: Row) -> Delta:
         """Draw the next id from the row after `next_ids`; what that made visible."""
-        token_id = self._sampler.sample(logits)
+        thinks = self._splitter.state == "thinking"
+        token_id = self._sampler.sample(logits, self._allowed(logits.size))
         logprobs = self._logprobs(logits, token_id)
         self.next_ids = (token_id,)
         self._answer_tokens += 1
         if token_id in self._end_ids:
             return self._finish("stop", Split(), logprobs)
+        if not thinks:
+            self._follow(token_id)
         split = self._splitter.push(self.next_ids)
-        if self._budget_is_used_up():
-            split = self._close_thinking(split)
+        if thinks:
+            split = self._end_thinking(split)
+        if self._guide is not None and self._guide.complete:
+            return self._finish("stop", split, logprobs)
         if self._loop_guard is not None and self._loop_guard.push(token_id):
             return self._finish("loop", split, logprobs)
         if self._answer_tokens >= self._room:
             return self._finish("length", split, logprobs)
         content, calls = self._content(split.content)
-        if self._stops.hit is not None:
+        if self._ended:
             return self._finish("stop", Split(split.thinking, content), logprobs, calls)
         return Delta(split.thinking, content, calls, logprobs)
 
@@ -102,17 +120,42 @@ class Generation:
         """End the answer from outside, before its time; what the stages still held."""
         return self._finish(reason, Split(), ())
 
-    def _budget_is_used_up(self) -> bool:
-        splitter = self._splitter
-        return self._budget is not None and splitter.state == "thinking" and splitter.thinking_tokens >= self._budget
+    def _allowed(self, vocab_size: int) -> Ids | None:
+        """The ids that may be drawn; None: all. An answer that must be something cannot end within its thinking."""
+        guide = self._guide
+        if guide is None or (self._splitter.state == "thinking" and not guide.holds):
+            return None
+        if self._splitter.state == "content":
+            return guide.allowed()
+        if self._thoughts is None:
+            self._thoughts = np.setdiff1d(np.arange(vocab_size), [*self._end_ids])
+        return self._thoughts
 
-    def _close_thinking(self, split: Split) -> Split:
-        """Force Qwen's sentence and the closing tag behind the thinking, as far as there is room for it."""
-        forced = self._tokenizer.encode_segments(BUDGET_SENTENCE)[: max(0, self._room - self._answer_tokens)]
+    def _follow(self, token_id: int) -> None:
+        """Let the grammar know of an id of the content."""
+        if self._guide is not None:
+            self._guide.push(token_id)
+            if self._guide.holds and not self._guide.calls:
+                self._tools = None  # what looks like a call inside it is text
+
+    def _end_thinking(self, split: Split) -> Split:
+        """Force Qwen's sentence and the closing tag where the budget is used up; behind the tag the grammar starts."""
+        splitter, holds = self._splitter, self._guide is not None and self._guide.holds
+        if splitter.state == "content" and holds:
+            split = self._force(BUDGET_SENTENCE[-1:], split)
+        elif splitter.state == "thinking" and self._budget is not None and splitter.thinking_tokens >= self._budget:
+            split = self._force(BUDGET_SENTENCE, split)
+            self._budget = None
+        if self._splitter.state == "content" and holds:
+            splitter.begin_content()
+        return split
+
+    def _force(self, segments: Sequence[Segment], split: Split) -> Split:
+        """Put segments behind the drawn id, as far as there is room for them."""
+        forced = self._tokenizer.encode_segments(segments)[: max(0, self._room - self._answer_tokens)]
         self._answer_tokens += len(forced)
         self.next_ids = (*self.next_ids, *forced)
         more = self._splitter.push(forced)
-        self._budget = None
         return Split(split.thinking + more.thinking, split.content + more.content)
 
     def _content(self, text: str) -> tuple[str, tuple[ToolCallDelta, ...]]:
@@ -129,9 +172,9 @@ class Generation:
         logprobs: tuple[TokenLogprob, ...],
         calls: tuple[ToolCallDelta, ...] = (),
     ) -> Delta:
-        """Empty every stage; `split` holds what the last ids gave (its content already parsed after a stop string)."""
+        """Empty every stage; `split` holds what the last ids gave (its content already parsed where it has ended)."""
         thinking, content = split.thinking, split.content
-        if self._stops.hit is None:
+        if not self._ended:
             last = self._splitter.flush()
             thinking += last.thinking
             content, calls = self._content(split.content + last.content)
@@ -139,8 +182,8 @@ class Generation:
                 rest = self._tools.flush()
                 content += self._stops.push(rest.content)
                 calls += rest.calls
-            if self._stops.hit is None:
-                content += self._stops.flush()
+        if self._stops.hit is None:
+            content += self._stops.flush()
         if self._stops.hit is not None:
             reason = "stop"
         if reason == "stop" and self._tools is not None and self._tools.calls_seen:
@@ -161,7 +204,7 @@ class Generation:
 
 def check_config(config: GenerationConfig, vocab_size: int) -> None:
     """RequestError for a setting of the wrong type or out of its range; sampling values: see `sampling.resolve`."""
-    for name in ("thinking", "loop_guard"):
+    for name in ("thinking", "loop_guard", "parallel_tool_calls"):
         if not isinstance(getattr(config, name), bool | None):
             raise RequestError(f"{name}={getattr(config, name)!r} must be true or false")
     whole_number("max_tokens", config.max_tokens, 1, 1 << 31)

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 from edgeqwen.errors import RequestError
 from edgeqwen.generation import Generation, Prompt, check_config
+from edgeqwen.grammar import Grammars
 from edgeqwen.plan import Plan
 from edgeqwen.sampling import resolve
 from edgeqwen.template import ChatTemplate
 from edgeqwen.thinking import think_start
 from edgeqwen.tokenizer import Tokenizer
+from edgeqwen.tools import offered
 from edgeqwen.types import (
     SAMPLING_PLAIN,
     SAMPLING_THINKING,
@@ -44,6 +46,7 @@ class Language:
         self.tokenizer = tokenizer
         self.template = template
         self.card = card
+        self._grammars = Grammars(tokenizer, card.shape.vocab_size, card.end_ids)
         self._warned = False
 
     def answer(
@@ -52,11 +55,12 @@ class Language:
         """The answer to a conversation that is normalised already; RequestError for what cannot be asked."""
         check_config(config, self.tokenizer.vocab_size)
         thinking = self._thinks(config)
+        tools = offered(tools, config.tool_choice)
         prompt = self.prompt(messages, tools, thinking=thinking)
         if prompt.start == "open" and config.thinking is False:
             raise RequestError(f"{self.card.name} always thinks: its template has no switch; set a thinking_budget")
         sampling = self.sampling(config, thinking=thinking or prompt.start == "open")
-        return self._generation(prompt, config, sampling, context_length)
+        return self._generation(prompt, config, sampling, context_length, tools)
 
     def continuation(self, prompt: str | Sequence[int], config: GenerationConfig, *, context_length: int) -> Generation:
         """What follows a text or its ids: no template and no thinking apart; all of it is content, tags included.
@@ -96,8 +100,14 @@ class Language:
         return self.template.thinks and config.thinking is not False and config.thinking_budget != 0
 
     def _generation(
-        self, prompt: Prompt, config: GenerationConfig, sampling: Sampling, context_length: int
+        self,
+        prompt: Prompt,
+        config: GenerationConfig,
+        sampling: Sampling,
+        context_length: int,
+        tools: Sequence[Tool] = (),
     ) -> Generation:
         return Generation(
-            prompt, config, sampling, self.tokenizer, end_ids=self.card.end_ids, context_length=context_length
-        )
+            prompt, config, sampling, self.tokenizer,
+            end_ids=self.card.end_ids, context_length=context_length, guide=self._grammars.guide(config, tools),
+        )  # fmt: skip

@@ -252,6 +252,9 @@ def config_from(options: Options) -> GenerationConfig:
     if isinstance(bias, Mapping):  # JSON has no numbers as keys
         bias = {int(k) if isinstance(k, str) and k.isdecimal() else k: v for k, v in bias.items()}
     chosen["logit_bias"] = {} if bias is None else bias
+    for name, nothing in {"choice": (), "tool_choice": "auto", "parallel_tool_calls": True}.items():
+        if chosen.get(name, nothing) is None:
+            chosen[name] = nothing
     return GenerationConfig(**chosen)
 
 

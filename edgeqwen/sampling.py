@@ -44,7 +44,8 @@ def resolve(config: GenerationConfig, defaults: Sampling) -> Sampling:
 class Sampler:
     """Draws the ids of one answer.
 
-    The order is that of transformers and vLLM: bias, penalties, temperature, top_k, top_p, min_p. Presence and
+    The order is that of transformers and vLLM: bias, penalties, temperature, top_k, top_p, min_p; what a grammar does
+    not allow is out before the temperature. Presence and
     frequency count the answer alone, as OpenAI's do; repetition counts the prompt too. Equal seeds and equal
     logits give equal ids; ties go to the lower id.
     """
@@ -55,13 +56,16 @@ class Sampler:
         self._answer: Counter[int] = Counter()
         self._seen = set(prompt_ids) if sampling.repetition_penalty != 1 else set()
 
-    def sample(self, logits: Row) -> int:
-        """Draw an id; EngineError where the logits are not numbers."""
+    def sample(self, logits: Row, allowed: Ids | None = None) -> int:
+        """Draw an id, one of those `allowed` (in ascending order); EngineError where the logits are not numbers."""
         adjusted = self._adjusted(logits)
+        if allowed is not None:
+            adjusted = adjusted[allowed]
         best = int(adjusted.argmax())
         if not np.isfinite(adjusted[best]):
             raise EngineError(f"the engine's logits hold {adjusted[best]}: the weights or the build are damaged")
         chosen = best if self._sampling.temperature == 0 else self._draw(adjusted)
+        chosen = chosen if allowed is None else int(allowed[chosen])
         self._answer[chosen] += 1
         self._seen.add(chosen)
         return chosen

@@ -70,6 +70,10 @@ class ThinkSplitter:
         thinking = self._think(ids[:cut]) + self._close()
         return Split(thinking, self._content(self._decoder.push(ids[cut + 1 :])))
 
+    def begin_content(self) -> None:
+        """Take what comes from here on to the byte, newlines at its start included."""
+        self._leading = False
+
     def flush(self) -> Split:
         """End the answer: an unfinished character becomes U+FFFD, newlines at the end of the thinking are dropped."""
         rest = self._decoder.flush()

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeqwen.errors import RequestError
-from edgeqwen.types import Tool, ToolCallDelta
+from edgeqwen.strict_json import shown
+from edgeqwen.types import Tool, ToolCallDelta, ToolChoice
 
 MAX_CALLS = 128
 MAX_CALL_CHARS = 1 << 16
@@ -38,13 +39,19 @@ class ToolCallParser:
     and blanks after a call where another call or the end follows. The result is the same however the text is cut.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        """`seed` makes the ids: the same seed gives the same ids."""
+    def __init__(self, seed: int = 0, *, only_one: bool = False) -> None:
+        """`seed` makes the ids: the same seed gives the same ids. `only_one`: nothing is given after the first call."""
         self._seed = seed
+        self._only_one = only_one
         self._held = ""
         self._call: _CallScanner | None = None  # of the call that `_held` starts with, after its separator
         self._after_call = False  # nothing but blanks came since a call
         self.calls_seen = 0
+
+    @property
+    def ended(self) -> bool:
+        """The only call that may come has come."""
+        return self._only_one and self.calls_seen > 0
 
     def push(self, text: str) -> ToolText:
         """Give what this text made certain."""
@@ -61,7 +68,7 @@ class ToolCallParser:
         content: list[str] = []
         calls: list[ToolCallDelta] = []
         progress = True
-        while progress:
+        while progress and not self.ended:
             if self._call is None:
                 progress = self._text(content, final=final)
             else:
@@ -219,6 +226,31 @@ def _expect(text: str, at: int, char: str) -> int:
 def _skip(text: str, at: int) -> int:
     found = _BLANK.match(text, at)
     return found.end() if found else at
+
+
+def offered(tools: Sequence[Tool], choice: ToolChoice) -> Sequence[Tool]:
+    """The tools that the model is told of: none with tool_choice none, the one that is named, else all.
+
+    RequestError where one must be called and there is none, or it is not among them.
+    """
+    if choice == "none":
+        return ()
+    if choice == "auto":
+        return tools
+    named = choice.get("function") if isinstance(choice, Mapping) else None
+    if choice != "required" and not (isinstance(named, Mapping) and isinstance(named.get("name"), str)):
+        raise RequestError(
+            f"tool_choice={shown(choice)} must be auto, none, required or "
+            "{'type': 'function', 'function': {'name': ...}}"
+        )
+    if not tools:
+        raise RequestError(f"tool_choice={shown(choice)} needs tools")
+    if named is None:
+        return tools
+    found = [tool for tool in tools if tool.get("function", tool)["name"] == named["name"]]
+    if not found:
+        raise RequestError(f"tool_choice={shown(choice)} names {shown(named['name'])}, which is none of the tools")
+    return found[:1]
 
 
 def check_tools(tools: Any) -> Sequence[Tool]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from edgeqwen.errors import RequestError
 from edgeqwen.model import fold
-from edgeqwen.server.failures import failure_of
+from edgeqwen.server.failures import failure_of, placed
 from edgeqwen.server.openai_response import Json, Wire
 from edgeqwen.server.presenter import Presenter
 from edgeqwen.server.record import Record
@@ -36,7 +37,10 @@ class Answering:
         wire: Wire,
         record: Record,
         headers: dict[str, str],
+        structure: str = "",
     ) -> None:
+        """`structure`: the body's field that holds the content to a shape."""
+        self._structure = structure
         self._engine = engine
         self._requests = requests
         self._presenters = presenters
@@ -104,12 +108,19 @@ class Answering:
             yield _frames(last)
 
     async def _pieces(self) -> AsyncGenerator[Piece | None]:
-        async with aclosing(side_by_side(self._engine, self._requests, self._pause_s)) as pieces:
-            async for piece in pieces:
-                if piece is not None:
-                    self._record.saw(piece[1])
-                    piece = (piece[0], self._presenters[piece[0]].push(piece[1]))  # noqa: PLW2901
-                yield piece
+        try:
+            async with aclosing(side_by_side(self._engine, self._requests, self._pause_s)) as pieces:
+                async for piece in pieces:
+                    yield self._presented(piece)
+        except RequestError as error:
+            raise placed(error, self._structure) from error
+
+    def _presented(self, piece: Piece | None) -> Piece | None:
+        if piece is None:
+            return None
+        index, delta = piece
+        self._record.saw(delta)
+        return index, self._presenters[index].push(delta)
 
 
 async def side_by_side(engine: Engine, requests: Sequence[Request], pause_s: float) -> AsyncGenerator[Piece | None]:

@@ -49,7 +49,7 @@ class Api:
         asked = chat_from(await self._reader.json(request), request.scope[OWNER])
         served = self._models.find(asked.model)
         thinks = served.info.thinks and asked.thinks
-        presenters = [Presenter(asked.shown, thinks=thinks, one_call=asked.one_call) for _ in asked.requests]
+        presenters = [Presenter(asked.shown, thinks=thinks) for _ in asked.requests]
         return self._answer(request, served, asked, presenters, ChatWire(self._head(request, served, asked)))
 
     async def text(self, request: Request) -> ASGIApp:
@@ -87,7 +87,7 @@ class Api:
         record.model, record.stream = self._models.identity(served), asked.stream
         headers = {"x-edgeqwen-ignored": ", ".join(asked.ignored)} if asked.ignored else {}
         requests = [replace(one, seconds=self._answer_s) for one in asked.requests]
-        return Answering(served.engine, requests, presenters, wire, record, headers)
+        return Answering(served.engine, requests, presenters, wire, record, headers, asked.structure)
 
     def _head(self, request: Request, served: Served, asked: Asked) -> Head:
         record: Record = request.scope[RECORD]

@@ -20,7 +20,10 @@ from edgeqwen.errors import (
 DOWN_RETRY_S = 5  # the engine is loading or being started again
 INVALID, SERVER = "invalid_request_error", "server_error"  # OpenAI's two types of error that say who must act
 # The library's messages open with the place of the fault: messages[3].content, tools[0], temperature=9.
-_PLACE = re.compile(r"(messages|tools|[a-z_]+(?==))[\w.\[\]]*")
+_PLACE = re.compile(
+    r"(messages|tools|response_format|guided_[a-z]+|structured_outputs|[a-z_]+(?==))[\w.\[\]$-]*(?<!\.)"
+)
+_SHAPE = re.compile(r"(schema|regex|choice)\b")  # what the library calls the fields that hold the content to a shape
 
 
 class FieldError(RequestError):
@@ -48,6 +51,13 @@ class HttpError(RequestError):
         self.code = code
         self.param = param
         self.retry_s = retry_s
+
+
+def placed(error: RequestError, place: str) -> RequestError:
+    """The error with the name of the field of the body where the library's speaks of a schema, regex or choice."""
+    text = str(error)
+    found = _SHAPE.match(text) if place else None
+    return RequestError(place + text[found.end() :]) if found else error
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,10 @@ from edgeqwen.server.openai_fields import (
     THINKING,
     TOKENS_MAX,
 )
+from edgeqwen.server.openai_structure import structure_from
 from edgeqwen.server.request import Request
-from edgeqwen.strict_json import shown
-from edgeqwen.types import GenerationConfig, Tool
+from edgeqwen.tools import offered
+from edgeqwen.types import GenerationConfig, ToolChoice
 
 MAX_FIELDS = 200
 _NAME = re.compile(r"[\w-]{1,60}")
@@ -42,8 +43,8 @@ class Asked:
     include_usage: bool = False
     thinks: bool = False  # wherever the model can
     shown: Shown = "apart"
-    one_call: bool = False  # parallel_tool_calls is false
     echoes: tuple[str, ...] = ()  # of a completion, for each choice
+    structure: str = ""  # the field that holds the content to a shape
     ignored: tuple[str, ...] = ()  # fields that nobody knows
 
 
@@ -52,12 +53,18 @@ def chat_from(body: Mapping[str, Any], owner: str = "") -> Asked:
     ignored = _check_fields(body, CHAT, IGNORED)
     messages = messages_from(body.get("messages") or ())
     thinking = thinking_of(body, messages)
-    tools = _tools(body)
+    tools = tuple(body.get("tools") or ())
+    choice: ToolChoice = body.get("tool_choice") or "auto"
+    offered(tools, choice)  # names what is wrong before the engine is asked
+    structure = structure_from(body)
     config = replace(
         _config(body, body.get("max_completion_tokens") or body.get("max_tokens")),
+        **structure.settings,
         thinking=thinking.enabled,
         thinking_budget=thinking.budget,
         logprobs=_top_logprobs(body),
+        tool_choice=choice,
+        parallel_tool_calls=body.get("parallel_tool_calls") is not False,
     )
     request = Request(messages, tools, config=config, owner=owner)
     return Asked(
@@ -67,7 +74,7 @@ def chat_from(body: Mapping[str, Any], owner: str = "") -> Asked:
         include_usage=_include_usage(body),
         thinks=thinking.enabled is not False and thinking.budget != 0,
         shown=thinking.shown,
-        one_call=body.get("parallel_tool_calls") is False,
+        structure=structure.place,
         ignored=ignored,
     )
 
@@ -79,8 +86,11 @@ def text_from(body: Mapping[str, Any], owner: str = "") -> Asked:
     if len(prompts) * n > BATCH_MAX:
         raise FieldError("prompt", f"{len(prompts)} prompts with {n} answers each: at most {BATCH_MAX} answers in all")
     logprobs = body.get("logprobs")
+    structure = structure_from(body)
     config = replace(
-        _config(body, body.get("max_tokens", COMPLETION_TOKENS)), logprobs=None if logprobs is None else int(logprobs)
+        _config(body, body.get("max_tokens", COMPLETION_TOKENS)),
+        **structure.settings,
+        logprobs=None if logprobs is None else int(logprobs),
     )
     requests = [
         choice for prompt in prompts for choice in _choices(Request(prompt=prompt, config=config, owner=owner), n)
@@ -92,6 +102,7 @@ def text_from(body: Mapping[str, Any], owner: str = "") -> Asked:
         stream=bool(body.get("stream")),
         include_usage=_include_usage(body),
         echoes=_echoes(body, requests),
+        structure=structure.place,
         ignored=ignored,
     )
 
@@ -165,22 +176,6 @@ def _top_logprobs(body: Mapping[str, Any]) -> int | None:
             raise FieldError("top_logprobs", f"top_logprobs={top} needs logprobs: true")
         return None
     return int(top or 0)
-
-
-def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
-    """The tools that the model is told of: none with tool_choice none, the one that was named."""
-    tools, choice = tuple(body.get("tools") or ()), body.get("tool_choice")
-    if choice == "none":
-        return ()
-    if choice not in (None, "auto") and not tools:
-        raise FieldError("tool_choice", f"tool_choice={shown(choice)} needs tools")
-    if not isinstance(choice, Mapping):
-        return tools
-    name = choice["function"]["name"]
-    named = tuple(tool for tool in tools if tool["function"]["name"] == name)
-    if not named:
-        raise FieldError("tool_choice", f"tool_choice names {shown(name)}, which is none of the tools")
-    return named
 
 
 def _prompts(prompt: Any) -> list[str | tuple[int, ...]]:

@@ -16,16 +16,13 @@ _CUT = frozenset({"length", "loop"})
 class Presenter:
     """push(delta) -> delta, for one answer.
 
-    Thinking is shown apart, inline or not at all. With `one_call` all calls but the first are dropped. Logprobs are
-    those of the content's tokens: with `thinks` what comes before `</think>` has none, nor have newlines that begin a
-    chat's answer and the token that ends one. An answer that was cut because it repeated itself ends with "length".
+    Thinking is shown apart, inline or not at all. Logprobs are those of the content's tokens: with `thinks` what comes
+    before `</think>` has none, nor have newlines that begin a chat's answer and the token that ends one. An answer that
+    was cut because it repeated itself ends with "length".
     """
 
-    def __init__(
-        self, shown: Shown = "apart", *, thinks: bool = False, chat: bool = True, one_call: bool = False
-    ) -> None:
+    def __init__(self, shown: Shown = "apart", *, thinks: bool = False, chat: bool = True) -> None:
         self._shown = shown
-        self._one_call = one_call
         self._thinking = thinks  # what the next logprobs are of
         self._is_open = False  # an inline block
         self._started = not chat  # the content: newlines before it are dropped, with their logprobs
@@ -36,12 +33,10 @@ class Presenter:
             thinking = ""
         elif self._shown == "inline":
             thinking, content = "", self._inline(delta)
-        calls = tuple(call for call in delta.tool_calls if not (self._one_call and call.index))
         return replace(
             delta,
             thinking=thinking,
             content=content,
-            tool_calls=calls,
             logprobs=self._logprobs(delta),
             finish_reason="length" if delta.finish_reason == "loop" else delta.finish_reason,
         )
