@@ -13,7 +13,7 @@ from edgeqwen.errors import ContextOverflowError, RequestError
 from edgeqwen.grammar import Guide
 from edgeqwen.loop_guard import LoopGuard
 from edgeqwen.plan import whole_number
-from edgeqwen.sampling import Ids, Row, Sampler, likeliest, log_probabilities
+from edgeqwen.sampling import Mask, Row, Sampler, likeliest, log_probabilities
 from edgeqwen.segments import Segment
 from edgeqwen.stops import StopStrings
 from edgeqwen.template import Special
@@ -77,7 +77,7 @@ class Generation:
         self._budget = config.thinking_budget
         self._answer_tokens = 0
         self._guide = guide
-        self._thoughts: Ids | None = None  # the ids that thinking may have where the answer must be something
+        self._thoughts: Mask | None = None  # the ids that thinking may have where the answer must be something
         if guide is not None and guide.holds and self._splitter.state == "content":
             self._splitter.begin_content()
 
@@ -120,7 +120,7 @@ class Generation:
         """End the answer from outside, before its time; what the stages still held."""
         return self._finish(reason, Split(), ())
 
-    def _allowed(self, vocab_size: int) -> Ids | None:
+    def _allowed(self, vocab_size: int) -> Mask | None:
         """The ids that may be drawn; None: all. An answer that must be something cannot end within its thinking."""
         guide = self._guide
         if guide is None or (self._splitter.state == "thinking" and not guide.holds):
@@ -128,7 +128,8 @@ class Generation:
         if self._splitter.state == "content":
             return guide.allowed()
         if self._thoughts is None:
-            self._thoughts = np.setdiff1d(np.arange(vocab_size), [*self._end_ids])
+            self._thoughts = np.ones(vocab_size, np.bool_)
+            self._thoughts[[*self._end_ids]] = False
         return self._thoughts
 
     def _follow(self, token_id: int) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeqwen.errors import RequestError
-from edgeqwen.sampling import Ids
+from edgeqwen.sampling import Mask
 from edgeqwen.structure import Structure, library, structure_of
 from edgeqwen.tokenizer import Tokenizer
 from edgeqwen.types import GenerationConfig, Tool
@@ -45,9 +45,9 @@ class Guide:
         """The content is what it must be, and nothing can follow."""
         return self.holds and bool(self._matcher.is_stopped())
 
-    def allowed(self) -> Ids | None:
-        """Ids that may come next, in order; None where all may. RequestError where the grammar is too complex."""
-        return self._vocabulary.ids(self._matcher, self._name) if self._inside else None
+    def allowed(self) -> Mask | None:
+        """Which ids may come next; None: all. RequestError where the grammar is too complex."""
+        return self._vocabulary.mask(self._matcher, self._name) if self._inside else None
 
     def push(self, token_id: int) -> None:
         """Take the next id, one of those that are allowed."""
@@ -82,16 +82,16 @@ class Vocabulary:
         )
         if matcher.is_error():
             raise _failed(matcher, structure.name)
-        if not self.ids(matcher, structure.name).size:
+        if not self.mask(matcher, structure.name).any():
             raise RequestError(f"{structure.name}: there is nothing that it allows")
         return matcher
 
-    def ids(self, matcher: llguidance.LLMatcher, name: str) -> Ids:
-        """The ids that a matcher takes next; `name` is what an error calls it."""
-        mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+    def mask(self, matcher: llguidance.LLMatcher, name: str) -> Mask:
+        """Which ids a matcher takes next; `name` is what an error calls it."""
+        bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
         if matcher.is_error():
             raise _failed(matcher, name)
-        return np.flatnonzero(np.unpackbits(mask, count=self._size, bitorder="little"))
+        return np.unpackbits(bits, count=self._size, bitorder="little").view(np.bool_)
 
 
 class Grammars:

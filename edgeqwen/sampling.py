@@ -16,7 +16,9 @@ from edgeqwen.types import GenerationConfig, Sampling
 
 Row = npt.NDArray[np.float32]  # [vocab_size]
 Ids = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]  # [vocab_size]: whether an id may be drawn
 
+FEW = 1 << 13  # ids; so many or more lie in 64 blocks at least, and `likeliest` is quick
 BLOCK = 128  # logits whose maximum is looked at before the logits themselves
 # name -> the closed interval that makes sense; what lies outside is refused, not clamped
 LIMITS: dict[str, tuple[float, float]] = {
@@ -56,16 +58,16 @@ class Sampler:
         self._answer: Counter[int] = Counter()
         self._seen = set(prompt_ids) if sampling.repetition_penalty != 1 else set()
 
-    def sample(self, logits: Row, allowed: Ids | None = None) -> int:
-        """Draw an id, one of those `allowed` (in ascending order); EngineError where the logits are not numbers."""
-        adjusted = self._adjusted(logits)
+    def sample(self, logits: Row, allowed: Mask | None = None) -> int:
+        """Draw an id, one of those `allowed`; EngineError where the logits are not numbers."""
+        adjusted, ids = self._adjusted(logits), None
         if allowed is not None:
-            adjusted = adjusted[allowed]
+            adjusted, ids = among(adjusted, allowed)
         best = int(adjusted.argmax())
         if not np.isfinite(adjusted[best]):
             raise EngineError(f"the engine's logits hold {adjusted[best]}: the weights or the build are damaged")
         chosen = best if self._sampling.temperature == 0 else self._draw(adjusted)
-        chosen = chosen if allowed is None else int(allowed[chosen])
+        chosen = chosen if ids is None else int(ids[chosen])
         self._answer[chosen] += 1
         self._seen.add(chosen)
         return chosen
@@ -95,12 +97,21 @@ class Sampler:
         return int(ids[min(drawn, ids.size - 1)])
 
 
+def among(logits: Row, allowed: Mask) -> tuple[Row, Ids | None]:
+    """The logits of what is allowed: of few ids those alone, and the ids; of many the row, -inf at the others."""
+    if np.count_nonzero(allowed) >= FEW:
+        return np.where(allowed, logits, np.float32(-np.inf)), None
+    ids = np.flatnonzero(allowed)
+    return logits[ids], ids
+
+
 def distribution(logits: Row, sampling: Sampling) -> tuple[Ids, npt.NDArray[np.float64]]:
     """The ids that may be drawn, best first, and their weights relative to the best one's, which is 1."""
     s = sampling
     ids = likeliest(logits, s.top_k) if 0 < s.top_k < logits.size else np.argsort(-logits, kind="stable")
     scores = logits[ids].astype(np.float64)
     weights = np.exp((scores - scores[0]) / s.temperature)
+    weights = weights[weights > 0]  # what is not allowed is at the end
     if s.top_p < 1:
         before = np.cumsum(weights) - weights  # the mass of all likelier ids
         weights = weights[before < s.top_p * weights.sum()]
