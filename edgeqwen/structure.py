@@ -149,4 +149,5 @@ def _json(schema: Mapping[str, Any]) -> str:
 
 
 def _literal(text: str, where: str) -> str:
-    return json_text(text, where)
+    json_text(text, where)  # half of a surrogate pair would be let through
+    return json.dumps(text)

@@ -162,8 +162,8 @@ def test_named_tools():
     tools = [{"type": "function", "function": {"name": name}} for name in ("add", "sub")]
     choice = {"type": "function", "function": {"name": "sub"}}
     (request,) = chat_from({"messages": HELLO, "tools": tools, "tool_choice": choice}).requests
-    assert [tool["function"]["name"] for tool in request.tools] == ["sub"]
-    choice["function"]["name"] = "mul"
+    assert (request.tools, request.config.tool_choice) == (tuple(tools), choice)
+    choice = {"type": "function", "function": {"name": "mul"}}
     assert fault(chat_from, messages=HELLO, tools=tools, tool_choice=choice) == "tool_choice"
 
 

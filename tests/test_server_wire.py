@@ -388,3 +388,100 @@ def test_the_id_of_a_response_is_in_its_header(thinker):
     response = thinker.post({"messages": HELLO}, CHAT)
     assert response.headers["x-request-id"] == response.json()["id"]
     assert Special("<|im_end|>").text not in response.text
+
+
+# Held to a shape
+
+
+POINT = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+SAYS = '<think>\nHm.\n</think>\n\n{"x": 12} and more'
+FORMAT = {"type": "json_schema", "json_schema": {"name": "point", "strict": True, "schema": POINT}}
+
+
+@pytest.fixture(scope="module")
+def shaped():
+    with serving(scripted(SAYS)) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": FORMAT},
+        {"response_format": {"type": "json_schema", "schema": POINT}},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_object", "schema": POINT}},
+        {"guided_json": POINT},
+        {"guided_json": json.dumps(POINT)},
+        {"guided_regex": r'\{"x": [0-9]{1,2}\}'},
+        {"guided_choice": ['{"x": 12}', "no"]},
+        {"structured_outputs": {"json": POINT}},
+        {"structured_outputs": {"regex": "[^a-z]*x.{6}"}},
+        {"structured_outputs": {"choice": ['{"x": 12}']}},
+    ],
+)
+def test_every_dialect_of_a_shape_holds_behind_the_thinking(shaped, fields):
+    fields = {**fields, "temperature": 0.1, "seed": 1}
+    (choice,) = shaped.chat(**fields)["choices"]
+    assert choice["message"]["content"] == '{"x": 12}'
+    assert choice["message"]["reasoning_content"] == "Hm."
+    assert choice["finish_reason"] == "stop"
+    chunks = shaped.stream(**fields)
+    assert joined(chunks, "content") == '{"x": 12}'
+    assert joined(chunks, "reasoning_content") == "Hm."
+    budget = shaped.chat(**fields, thinking_budget=1)["choices"][0]["message"]
+    assert "limited time" in budget["reasoning_content"]
+
+
+def test_no_shape_is_no_shape(shaped):
+    for fields in ({}, {"response_format": {"type": "text"}}, {"response_format": None, "guided_json": None}):
+        assert shaped.chat(**fields)["choices"][0]["message"]["content"] == '{"x": 12} and more'
+
+
+def test_a_completion_may_have_a_shape():
+    with serving(scripted(lambda _ids: TOKENIZER.encode("4")[0])) as server:
+        answer = server.post({"prompt": "2+2=", "guided_regex": "[0-9]{2}", "max_tokens": 9}, TEXT).json()
+    assert [(c["text"], c["finish_reason"]) for c in answer["choices"]] == [("44", "stop")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": {"type": "json_schema"}}, "response_format.schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}, "response_format.json_schema.schema"),
+        ({"response_format": {"type": "grammar"}}, "response_format.type"),
+        ({"guided_json": "{"}, "guided_json"),
+        ({"guided_json": "3"}, "guided_json"),
+        ({"guided_json": {"properties": {"a": {"not": {}}}}}, "guided_json.properties.a.not"),
+        ({"guided_json": {"$ref": "#"}}, "guided_json"),
+        ({"guided_json": {"type": "string", "pattern": "("}}, "guided_json"),
+        ({"guided_regex": "("}, "guided_regex"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"structured_outputs": {"regex": "(?=a)"}}, "structured_outputs.regex"),
+        ({"guided_json": POINT, "guided_regex": "a"}, "guided_regex"),
+        ({"guided_json": POINT, "response_format": {"type": "json_object"}}, "guided_json"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"if": {}}}}},
+         "response_format.json_schema.schema.if"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": {"name": "a", "strict": True, "parameters": {"not": {}}}}]},
+         "tools[0].function.parameters.not"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_shape_that_cannot_be_kept_to_is_a_400_that_names_it(shaped, fields, param, stream):
+    response = shaped.post({"messages": HELLO, "stream": stream, **fields})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert error["message"].startswith(param.split(".")[0])
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
+def test_a_forced_call(shaped, choice):
+    fields = {"tools": TOOLS, "tool_choice": choice, "parallel_tool_calls": False, "seed": 1, "max_tokens": 900}
+    (answer,) = shaped.chat(**fields)["choices"]
+    assert answer["finish_reason"] == "tool_calls"
+    (call,) = answer["message"]["tool_calls"]
+    assert call["function"]["name"] == "add"
+    assert isinstance(json.loads(call["function"]["arguments"]), dict)
+    assert folded(shaped.stream(**fields), 1) == wholly({"choices": [answer]})
