@@ -166,7 +166,9 @@ def test_an_answer_that_is_complete_ends_without_the_end_token():
     assert (answer.content, answer.finish_reason) == ("{{{", "stop")
     assert answer.usage.completion_tokens == len(TOKENIZER.encode("{{{"))
     assert model.backend.ids(0)[-1] != END
-    open_ended = model_saying("4").chat("?", thinking=False, regex="[0-9]+", max_tokens=50)  # what may go on ends itself
+    open_ended = model_saying("4").chat(
+        "?", thinking=False, regex="[0-9]+", max_tokens=50
+    )  # what may go on ends itself
     assert (open_ended.content, open_ended.finish_reason) == ("4", "stop")
 
 
@@ -207,7 +209,9 @@ def test_logprobs_and_bias_are_those_before_the_mask(noise):
     answer = ask(noise, 1, choice=["yes"], logprobs=2)
     assert b"".join(p.token_bytes for p in answer.logprobs) == b"yes"
     assert all(p.top[0][1] > p.logprob for p in answer.logprobs)  # the tags, which the mask takes away
-    biased = model_saying("no").chat("?", thinking=False, choice=["no", "yes"], logit_bias={TOKENIZER.encode("y")[0]: 99})
+    biased = model_saying("no").chat(
+        "?", thinking=False, choice=["no", "yes"], logit_bias={TOKENIZER.encode("y")[0]: 99}
+    )
     assert biased.content == "yes"
 
 
@@ -237,7 +241,13 @@ def check_calls(answer, tools=TOOLS):
 def test_a_call_that_is_required_comes_and_is_valid(noise, plain_noise, thinking):
     names, counts = set(), set()
     for seed in range(12):
-        options = {"tools": TOOLS, "tool_choice": "required", "thinking_budget": 4, "max_tokens": 600, "logit_bias": {END: -18}}
+        options = {
+            "tools": TOOLS,
+            "tool_choice": "required",
+            "thinking_budget": 4,
+            "max_tokens": 600,
+            "logit_bias": {END: -18},
+        }
         model = noise if thinking or seed % 2 else plain_noise
         answer = ask(model, seed, thinking=thinking, loop_guard=False, **options)
         if answer.finish_reason != "length":
@@ -455,9 +465,7 @@ def test_a_grammar_too_complex_to_follow_is_an_error_and_not_a_wrong_answer():
 def test_grammars_are_compiled_once(noise, monkeypatch):
     compiled = []
     compile_ = type(noise.language._grammars._loaded()).compile
-    monkeypatch.setattr(
-        "edgeqwen.grammar.Vocabulary.compile", lambda self, s: compiled.append(s) or compile_(self, s)
-    )
+    monkeypatch.setattr("edgeqwen.grammar.Vocabulary.compile", lambda self, s: compiled.append(s) or compile_(self, s))
     for _ in range(3):
         ask(noise, 1, regex="[x-z]{2}")
     assert len(compiled) == 1

@@ -35,8 +35,9 @@ def joined(chunks, name, index=0):
     return "".join(delta.get(name) or "" for delta in deltas(chunks, index))
 
 
-def test_a_whole_answer(thinker):
-    answer = thinker.chat(model="scripted")
+def test_a_whole_answer():
+    with serving(scripted(THOUGHT)) as server:
+        answer = server.chat(model="scripted")
     assert answer["object"] == "chat.completion"
     assert answer["id"].startswith("chatcmpl-")
     assert answer["model"] == "scripted"
