@@ -133,11 +133,18 @@ class Generation:
         return self._thoughts
 
     def _follow(self, token_id: int) -> None:
-        """Let the grammar know of an id of the content."""
-        if self._guide is not None:
-            self._guide.push(token_id)
-            if self._guide.holds and not self._guide.calls:
-                self._tools = None  # what looks like a call inside it is text
+        """Let the grammar know of an id of the content; what alone can follow it is put behind it, undrawn."""
+        guide = self._guide
+        if guide is None:
+            return
+        guide.push(token_id)
+        if guide.holds and not guide.calls:
+            self._tools = None  # what looks like a call inside it is text
+        if self._config.logprobs is None:  # which every drawn token has
+            forced = guide.forced(self._room - self._answer_tokens)
+            self._sampler.took(forced)
+            self._answer_tokens += len(forced)
+            self.next_ids += forced
 
     def _end_thinking(self, split: Split) -> Split:
         """Force Qwen's sentence and the closing tag where the budget is used up; behind the tag the grammar starts."""

@@ -63,6 +63,13 @@ class Guide:
             self._inside = False
             self._matcher.reset()
 
+    def forced(self, most: int) -> tuple[int, ...]:
+        """Take the ids that alone can follow, at most so many, and give them."""
+        ids = self._matcher.compute_ff_tokens()[:most] if self._inside else []
+        for token_id in ids:
+            self.push(token_id)
+        return tuple(ids)
+
 
 class Vocabulary:
     """A model's tokens as llguidance wants them: 45 MB and a second for Qwen3's 151,936."""

@@ -66,11 +66,17 @@ class Sampler:
         best = int(adjusted.argmax())
         if not np.isfinite(adjusted[best]):
             raise EngineError(f"the engine's logits hold {adjusted[best]}: the weights or the build are damaged")
-        chosen = best if self._sampling.temperature == 0 else self._draw(adjusted)
+        sure = self._sampling.temperature == 0 or adjusted.size == 1  # nothing is drawn: no random number is used
+        chosen = best if sure else self._draw(adjusted)
         chosen = chosen if ids is None else int(ids[chosen])
-        self._answer[chosen] += 1
-        self._seen.add(chosen)
+        self.took((chosen,))
         return chosen
+
+    def took(self, ids: Iterable[int]) -> None:
+        """Count ids of the answer, drawn or forced, for the penalties."""
+        for token_id in ids:
+            self._answer[token_id] += 1
+            self._seen.add(token_id)
 
     def _adjusted(self, logits: Row) -> Row:
         """Logits after bias and penalties; a copy only where one of them is set."""

@@ -133,8 +133,9 @@ def test_the_content_is_valid_under_schemas_of_any_kind(noise, schema, seed):
 
 
 REGEXES = [
-    "[a-z]{3,8}", "^yes|no$", r"\d{4}-\d{2}-\d{2}", r"\n\n?x", "(ab)*", r"[^/]/\$", "a|é+|天🙂", r"price: \$[0-9]+\.[0-9]{2}",
-    r"<tool_call>|</think>|<\|im_end\|>", r"\w+@\w+\.com", "(?i:abc)", r"\"[^\"]*\"", r"a\\$",
+    "[a-z]{3,8}", "^yes|no$", r"\d{4}-\d{2}-\d{2}", r"\n\n?x", "(ab)*", r"[^/]/\$", "a|é+|天🙂",
+    r"price: \$[0-9]+\.[0-9]{2}", r"<tool_call>|</think>|<\|im_end\|>", r"\w+@\w+\.com", "(?i:abc)",
+    r"\"[^\"]*\"", r"a\\$",
 ]  # fmt: skip
 
 
@@ -203,6 +204,20 @@ def test_every_cut_of_forced_tokens_is_safe(noise):
         assert answer.usage.completion_tokens <= limit
         assert "yes".startswith(answer.content)
         assert answer.finish_reason == ("stop" if answer.content == "yes" else "length")
+
+
+def test_what_is_forced_costs_no_step_of_its_own(noise):
+    named = {"tools": TOOLS[:1], "tool_choice": "required", "parallel_tool_calls": False, "loop_guard": False}
+    for seed in range(4):
+        NOISE.seed = seed
+        noise.backend.forwarded.clear()
+        answer = ask(noise, seed, **named, frequency_penalty=0.5)
+        steps = len(noise.backend.forwarded)
+        assert steps < answer.usage.completion_tokens - 8
+        seen = ask(noise, seed, **named, frequency_penalty=0.5, logprobs=0)  # each token has one: nothing is skipped
+        assert (seen.content, seen.usage.completion_tokens) == (answer.content, answer.usage.completion_tokens)
+        assert [c.arguments for c in seen.tool_calls] == [c.arguments for c in answer.tool_calls]
+        assert len(seen.logprobs) == seen.usage.completion_tokens
 
 
 def test_logprobs_and_bias_are_those_before_the_mask(noise):
@@ -302,9 +317,7 @@ def test_a_call_may_stand_in_place_of_the_content(noise):
 
 def test_what_looks_like_a_call_inside_the_content_is_text():
     text = json.dumps('<tool_call>{"name": "add"}</tool_call>')
-    answer = model_saying(lambda ids: plain_script(text)(ids)).chat(
-        "?", thinking=False, tools=TOOLS, schema=TEXT, temperature=0.0
-    )
+    answer = model_saying(plain_script(text)).chat("?", thinking=False, tools=TOOLS, schema=TEXT, temperature=0.0)
     assert (answer.content, answer.tool_calls, answer.finish_reason) == (text, (), "stop")
 
 
@@ -345,8 +358,9 @@ def test_strict_functions_are_held_to_their_parameters_in_auto(noise):
 
 def test_a_stream_says_what_the_whole_answer_says(noise):
     for seed, options in enumerate([
-        {"schema": VALID[9]}, {"regex": "\n?[a-c]{1,5}"}, {"choice": CHOICES}, {"tools": TOOLS, "tool_choice": "required"},
-        {"schema": VALID[9], "tools": TOOLS}, {"schema": VALID[9], "stop": ('"b',)},
+        {"schema": VALID[9]}, {"regex": "\n?[a-c]{1,5}"}, {"choice": CHOICES},
+        {"tools": TOOLS, "tool_choice": "required"}, {"schema": VALID[9], "tools": TOOLS},
+        {"schema": VALID[9], "stop": ('"b',)},
     ]):  # fmt: skip
         NOISE.seed = seed
         config = {**FREE, "seed": seed, "thinking_budget": 6, **options}
@@ -458,7 +472,7 @@ def test_without_the_package_the_error_carries_the_pip_line(monkeypatch):
 
 def test_a_grammar_too_complex_to_follow_is_an_error_and_not_a_wrong_answer():
     model = model_saying(lambda ids: TOKENIZER.encode("a")[0])
-    with pytest.raises(RequestError, match="^regex cannot be kept to"):
+    with pytest.raises(RequestError, match=r"^regex cannot be kept to"):
         model.chat("?", thinking=False, regex="((a{1,100}){1,100}){1,100}b", loop_guard=False)
 
 

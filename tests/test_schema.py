@@ -118,7 +118,8 @@ def test_one_of_is_any_of_where_no_two_can_hold(choices, apart):
 
 
 LEAVES = st.sampled_from([
-    {}, TEXT, {"type": "integer", "minimum": 0}, {"enum": ["a", 1]}, {"const": None}, {"type": "string", "maxLength": 2},
+    {}, TEXT, {"type": "integer", "minimum": 0}, {"enum": ["a", 1]}, {"const": None},
+    {"type": "string", "maxLength": 2},
 ])  # fmt: skip
 VALUES = st.recursive(
     st.sampled_from([None, True, 0, -1, 1.5, "a", "abc"]),

@@ -449,7 +449,8 @@ def test_a_completion_may_have_a_shape():
     ("fields", "param"),
     [
         ({"response_format": {"type": "json_schema"}}, "response_format.schema"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}, "response_format.json_schema.schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+         "response_format.json_schema.schema"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
         ({"guided_json": "{"}, "guided_json"),
         ({"guided_json": "3"}, "guided_json"),
