@@ -5,6 +5,7 @@ The vocabulary is read when a structure is first asked for.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 CACHED = 16  # compiled grammars of a model
 # llguidance's own limits. A lexer's state takes 1-2 kB; so much fuel is 7 ms of one step.
 _LIMITS = {"max_lexer_states": 30_000, "step_lexer_fuel": 100_000, "max_grammar_size": 100_000}
+
+_PLACES = re.compile(r"^(at )?\d+\(\d+\): | 1 \| start: .*")  # in the grammar, which no caller has written
 
 
 class Guide:
@@ -160,7 +163,7 @@ class _Words:
 
 
 def _failed(matcher: llguidance.LLMatcher, name: str) -> RequestError:
-    why = " ".join(matcher.get_error().replace("<non-verbose/>", "").split())
+    why = _PLACES.sub("", " ".join(matcher.get_error().replace("<non-verbose/>", "").split()))
     if why.startswith("NoExtension"):
         return RequestError(f"{name}: there is nothing that it allows")
     return RequestError(f"{name} cannot be kept to: {why[:300]}")

@@ -20,8 +20,9 @@ from edgeqwen.types import GenerationConfig, Tool
 PIP_LINE = "pip install 'edgeqwen[structure]'"
 MAX_CHOICES = 256
 MAX_CHOICE_CHARS = 1024
-# Between the tokens of JSON: a space, or a new line and its indent. Free to write blanks, a small model does not end.
-_BLANKS = {"whitespace_pattern": r"\x20|\x0A\x20{0,32}"}
+# JSON on one line, as Python and Qwen's calls have it. Free to write blanks a small model does not end, and what is
+# not free takes no step.
+_ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 Tag = Callable[[str], str | None]  # <tool_call> -> Lark's name of that token; None: the vocabulary has no such token
 
 
@@ -145,7 +146,7 @@ def _function(tool: Tool) -> Mapping[str, Any]:
 
 
 def _json(schema: Mapping[str, Any]) -> str:
-    return "%json " + json.dumps({"x-guidance": _BLANKS, **schema})
+    return "%json " + json.dumps({"x-guidance": _ONE_LINE, **schema})
 
 
 def _literal(text: str, where: str) -> str:

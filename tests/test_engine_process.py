@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -136,6 +137,26 @@ def test_everything_an_answer_can_hold_comes_through(run, settings):
     ours = run(body)
     assert replace(ours, timings=Timings(), usage=Usage()) == replace(theirs, timings=Timings(), usage=Usage())
     assert ours.logprobs
+
+
+def test_a_shape_holds_in_the_child_as_in_the_library(run, settings):
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["n"],
+    }
+    options = {"schema": schema, "thinking_budget": 10, "temperature": 0.0, "max_tokens": 90, "thinking": True}
+    with load(settings.model, context_length=1024, threads=1, kv_type="f32", engine="llamacpp") as model:
+        theirs = model.chat("What is 2 + 2?", **options)
+
+    async def body(engine):
+        with pytest.raises(RequestError, match=r"^schema cannot be kept to"):
+            await whole(engine, asking("?", schema={"type": "string", "pattern": "("}))
+        return await whole(engine, asking("What is 2 + 2?", **options))
+
+    ours = run(body)
+    assert (ours.thinking, ours.content, ours.finish_reason) == (theirs.thinking, theirs.content, "stop")
+    assert 0 <= json.loads(ours.content)["n"] <= 99
 
 
 def test_a_text_is_continued_as_it_is(run):
