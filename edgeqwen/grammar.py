@@ -81,8 +81,9 @@ class Vocabulary:
         self._library = library()
         self._size = size
         self.opening = tokenizer.id("<tool_call>")
-        words = _Words(tokenizer, size, end_ids)
-        self._tokens = self._library.LLTokenizer(words, n_vocab=size, eos_token=sorted(end_ids))
+        self._ends = sorted(end_ids)
+        words = _Words(tokenizer, size, self._ends)
+        self._tokens = self._library.LLTokenizer(words, n_vocab=size, eos_token=self._ends[0])  # 1.6 takes one only
 
     def compile(self, structure: Structure) -> llguidance.LLMatcher:
         """A matcher at its start; RequestError for what cannot be compiled, or allows nothing."""
@@ -101,7 +102,9 @@ class Vocabulary:
         bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
         if matcher.is_error():
             raise _failed(matcher, name)
-        return np.unpackbits(bits, count=self._size, bitorder="little").view(np.bool_)
+        mask = np.unpackbits(bits, count=self._size, bitorder="little").view(np.bool_)
+        mask[self._ends] = mask[self._ends[0]]
+        return mask
 
 
 class Grammars:
@@ -152,11 +155,11 @@ class _Words:
     is_tokenizer_wrapper = True
     bos_token_id = None
 
-    def __init__(self, tokenizer: Tokenizer, size: int, end_ids: frozenset[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, size: int, ends: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self.tokens = [tokenizer.token_bytes(number) for number in range(size)]
-        self.special_token_ids = sorted({*tokenizer.added.values(), *end_ids})  # <tool_call> as text is no tag
-        self.eos_token_id = min(end_ids)
+        self.special_token_ids = sorted({*tokenizer.added.values(), *ends})  # <tool_call> as text is no tag
+        self.eos_token_id = ends[0]
 
     def __call__(self, text: str | bytes) -> list[int]:
         return self._tokenizer.encode(text if isinstance(text, str) else text.decode())
