@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -40,11 +41,19 @@ def program(environment):
     """Run a client's Python, or node, with words; what it printed. Whatever it asked beyond the loopback fails it."""
     reached = Path(environment["EDGEQWEN_REACHED"])
 
-    def run(client, *words, seconds=120):
+    def run(client, *words, seconds=120, **others):
         folder = Path(CLIENTS).resolve() / client
-        binary = "node" if client == "node" else folder / "bin/python"
+        binary = folder / "bin/python"
+        if client == "node":  # which looks for packages beside the script
+            binary, words = "node", (shutil.copy(words[0], folder), *words[1:])
         done = subprocess.run(
-            [binary, *map(str, words)], env=environment, cwd=folder, timeout=seconds, capture_output=True, text=True
+            [binary, *map(str, words)],
+            env=environment | others,
+            cwd=folder,
+            timeout=seconds,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert not reached.read_text(), reached.read_text()

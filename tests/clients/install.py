@@ -1,6 +1,6 @@
 """Makes an environment of each client in a folder, where there is none of the same requirements yet.
 
-    python tests/clients/install.py build/clients
+python tests/clients/install.py build/clients
 """
 
 import hashlib

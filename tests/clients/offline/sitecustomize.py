@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import sys
+from pathlib import Path
 
 
 def _watch(event, arguments):
@@ -13,7 +14,7 @@ def _watch(event, arguments):
     else:
         return
     if not _is_loopback(host):
-        with open(os.environ["EDGEQWEN_REACHED"], "a", encoding="utf-8") as file:
+        with Path(os.environ["EDGEQWEN_REACHED"]).open("a", encoding="utf-8") as file:
             file.write(f"{event} {host}\n")
         raise OSError(f"{event}: {host} is not on the loopback")
 
