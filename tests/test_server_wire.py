@@ -7,6 +7,7 @@ import random
 import pytest
 from scripted_model import END, QWEN25, THOUGHT, TOKENIZER, TOOLS, segments
 from server_kit import CHAT, DONE, HELLO, TEXT, FakeEngine, scripted, serving
+from wire_answers import asked, deltas, folded, joined, wholly
 
 from edgeqwen.segments import Special
 from edgeqwen.types import Delta, Timings, Usage
@@ -25,14 +26,6 @@ def thinker():
 def caller():
     with serving(scripted(f"<think>\nHm.\n</think>\n\n{TWO_CALLS}")) as server:
         yield server
-
-
-def deltas(chunks, index=0):
-    return [c["delta"] for chunk in chunks for c in chunk["choices"] if c["index"] == index]
-
-
-def joined(chunks, name, index=0):
-    return "".join(delta.get(name) or "" for delta in deltas(chunks, index))
 
 
 def test_a_whole_answer():
@@ -298,58 +291,6 @@ def babble(ids):
     if begun and chance.random() < 0.99:
         return CALL_IDS[begun]
     return END if chance.random() < 0.03 else chance.choice(WORDS)
-
-
-def asked(seed):
-    """A request of any kind."""
-    chance = random.Random(seed)
-    body = {
-        "messages": [{"role": "user", "content": f"{chance.random()}"}],
-        "seed": seed,
-        "temperature": chance.choice([0, 0.6, 1.5]),
-        "max_tokens": chance.choice([1, 3, 20, 60]),
-        "n": chance.choice([1, 1, 2, 3]),
-        "enable_thinking": chance.choice([True, False, None]),
-        "thinking_budget": chance.choice([None, 0, 5]),
-        "stop": chance.choice([None, "stop", ["4 ", "天🙂", "ab"]]),
-        "tools": chance.choice([None, TOOLS]),
-        "logprobs": chance.choice([None, True]),
-        "reasoning_format": chance.choice([None, "none", "hidden"]),
-        "parallel_tool_calls": chance.choice([None, False]),
-    }
-    return {name: value for name, value in body.items() if value is not None}
-
-
-def folded(chunks, n):
-    """What a client that adds up deltas has in the end."""
-    choices = []
-    for index in range(n):
-        own = deltas(chunks, index)
-        calls = {}
-        for piece in (call for delta in own for call in delta.get("tool_calls", ())):
-            call = calls.setdefault(piece["index"], {"id": "", "name": "", "arguments": ""})
-            call["id"] += piece.get("id", "")
-            for name in ("name", "arguments"):
-                call[name] += piece["function"].get(name, "")
-        ends = [c for chunk in chunks for c in chunk["choices"] if c["index"] == index]
-        logprobs = [token for c in ends if c["logprobs"] for token in c["logprobs"]["content"]]
-        reasons = [c["finish_reason"] for c in ends if c["finish_reason"]]
-        choices.append(
-            (joined(chunks, "reasoning_content", index), joined(chunks, "content", index), calls, logprobs, reasons)
-        )
-    return choices
-
-
-def wholly(answer):
-    choices = []
-    for choice in answer["choices"]:
-        message = choice["message"]
-        calls = {i: {"id": call["id"], **call["function"]} for i, call in enumerate(message.get("tool_calls", ()))}
-        choices.append((
-            message.get("reasoning_content", ""), message["content"] or "", calls,
-            (choice["logprobs"] or {"content": []})["content"], [choice["finish_reason"]],
-        ))  # fmt: skip
-    return choices
 
 
 def test_stream_and_whole_answer_are_the_same_to_the_byte():
