@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint peers reference clean
+.PHONY: demo test lint peers reference clients clean
 
 demo: .venv/.llama
 	$(BIN)/edgeqwen demo
@@ -24,6 +24,11 @@ reference: .venv-reference/.ready
 	.venv-reference/bin/python -m pytest -m reference
 	.venv-reference/bin/python -m pytest -m "not reference" tests/test_backend_contract.py
 	EDGEQWEN_ALL_PROMPTS=1 .venv-reference/bin/python -m pytest tests/test_identity.py
+
+# Real clients over a real socket, each in an environment of its own. Two of them run on Node 20 or later.
+clients: .venv/.dev
+	$(BIN)/python tests/clients/install.py build/clients
+	EDGEQWEN_CLIENTS=build/clients $(BIN)/python -m pytest -m clients
 
 clean:
 	rm -rf .venv .venv-reference build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

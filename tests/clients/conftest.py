@@ -19,6 +19,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.clients)
+            item.add_marker(pytest.mark.timeout(600))
             if not CLIENTS:
                 item.add_marker(pytest.mark.skip(reason="EDGEQWEN_CLIENTS names no folder with the clients"))
 

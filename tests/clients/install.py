@@ -16,7 +16,9 @@ HERE = Path(__file__).resolve().parent
 
 def python_environment(requirements: Path, folder: Path) -> None:
     venv.create(folder, with_pip=True, symlinks=True)
-    subprocess.run([folder / "bin/python", "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
+    subprocess.run(
+        [folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-deps", "-r", requirements], check=True
+    )
 
 
 def node_environment(package: Path, folder: Path) -> None:

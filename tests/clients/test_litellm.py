@@ -16,4 +16,4 @@ def test_tools_and_structured_output(told):
     called = told("tools")
     assert called["call"] == ["get_weather", '{"city": "Paris"}']
     assert "21" in called["content"]
-    assert json.loads(told("structured")) == {"name": "Paul", "food": "sushi", "job": "cook"}
+    assert list(json.loads(told("structured"))) == ["name", "food", "job"]

@@ -69,7 +69,7 @@ def tools():
 
 def chosen():
     bound = direct.bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False)
-    return [[one["name"], list(one["args"])] for one in bound.invoke(CAPITAL).tool_calls]
+    return [[one["name"], list(one["args"])] for one in bound.invoke(WEATHER).tool_calls]
 
 
 def structured():

@@ -121,9 +121,10 @@ def helper_parse():
 
 
 def chosen():
-    """tool_choice: whatever the question is, a tool is called, or that one."""
-    ask = {"messages": user(CAPITAL), "tools": [TOOL], "extra_body": NO_THINK, **GREEDY}
-    named = {"type": "function", "function": {"name": "get_weather"}}
+    """tool_choice: no tool, any, or that one, although the question is for the other."""
+    clock = {**TOOL, "function": {**TOOL["function"], "name": "get_time", "description": "Get the local time"}}
+    ask = {"messages": user(WEATHER), "tools": [TOOL, clock], "extra_body": NO_THINK, **GREEDY}
+    named = {"type": "function", "function": {"name": "get_time"}}
     return [
         calls_of(client.chat.completions.create(tool_choice=choice, **ask).choices[0].message)
         for choice in ("none", "required", named)
