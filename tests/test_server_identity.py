@@ -59,7 +59,7 @@ def test_both_engines_say_the_same(commands):
 def test_sixteen_clients_get_what_each_gets_alone(commands, engine):
     bodies = [
         {
-            "messages": [{"role": "user", "content": f"What is {7 * i} + {i}?"}],
+            "messages": [{"role": "user", "content": f"What is {71 * i} + {100 + i}?"}],
             "temperature": 0,
             "enable_thinking": i % 2 == 0,
         }

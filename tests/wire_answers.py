@@ -21,6 +21,7 @@ def asked(seed):
         "logprobs": chance.choice([None, True]),
         "reasoning_format": chance.choice([None, "none", "hidden"]),
         "parallel_tool_calls": chance.choice([None, False]),
+        "response_format": chance.choice([None, None, {"type": "json_object"}]),
     }
     return {name: value for name, value in body.items() if value is not None}
 
