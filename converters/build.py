@@ -50,14 +50,15 @@ def convert_checkpoint(
     threads: int | None = None,
     trust_template: bool = False,
     template_known: bool = True,
+    compare: bool = True,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Write the artifact `out`.
 
     `type` is a file type of mixture.FILE_TYPES for gguf, one of onnx_plan.TYPES for onnx, and int4, int8 or fp32 for
-    both. `threads` defaults to the physical cores. Raises RequestError (type, formats, threads), TemplateError (a
-    template that is not `template_known` nor trusted), CheckpointError (a weight is NaN or infinite; a file changed
-    meanwhile), ArtifactError (the target).
+    both. `threads` defaults to the physical cores; `compare` runs 4-bit graphs to find what must stay exact. Raises
+    RequestError (type, formats, threads), TemplateError (a template that is not `template_known` nor trusted),
+    CheckpointError (a weight is NaN or infinite; a file changed meanwhile), ArtifactError (the target).
     """
     clock = Clock()
     workers = threads if threads is not None else physical_cores()
@@ -66,7 +67,7 @@ def convert_checkpoint(
     kind = resolve_type(type, tuple(formats))
     check_template(checkpoint, known=template_known, trusted=trust_template)
     with ArtifactWriter(Path(out), checkpoint=checkpoint.path) as writer:
-        written = _write(checkpoint, writer, kind, tuple(formats), workers, clock, progress)
+        written = _write(checkpoint, writer, kind, tuple(formats), workers, clock, progress, compare=compare)
         checkpoint.check_unchanged()
         manifest = describe(
             checkpoint,
@@ -106,6 +107,8 @@ def _write(
     threads: int,
     clock: Clock,
     progress: Progress | None,
+    *,
+    compare: bool,
 ) -> dict[str, Written]:
     """Write the formats, the second from the first, so that the source is read once and the weights are the same."""
     both = len(formats) > 1
@@ -130,7 +133,8 @@ def _write(
             clock.lap("plan")
             if not both:
                 writer.reserve(plan_of_onnx.size + reserved)
-            written["onnx"] = write_onnx(weights, plan_of_onnx, writer, threads, progress, checkpoint.tokenizer_json)
+            words = checkpoint.tokenizer_json if compare else None
+            written["onnx"] = write_onnx(weights, plan_of_onnx, writer, threads, progress, words)
             clock.lap("weights")
     return written
 

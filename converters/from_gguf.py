@@ -43,6 +43,7 @@ def convert_gguf(
     *,
     type: str | None = None,
     threads: int | None = None,
+    compare: bool = True,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Write the artifact `out` with the weights of a GGUF file as an ONNX graph.
@@ -57,7 +58,8 @@ def convert_gguf(
         plan = plan_onnx(weights, type, shared_grid=True)
         clock.lap("plan")
         writer.reserve(plan.size + 2 * len(facts.tokenizer_json) + _JSON_BYTES)
-        written = write_onnx(weights, plan, writer, threads or physical_cores(), progress, facts.tokenizer_json)
+        words = facts.tokenizer_json if compare else None
+        written = write_onnx(weights, plan, writer, threads or physical_cores(), progress, words)
         clock.lap("weights")
         size = path.stat().st_size
         manifest = Manifest(

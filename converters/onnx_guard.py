@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_LIFTED: Final = 4
 SLOWER_AT_MOST: Final = 1.05
 WORTH: Final = 0.85  # lifted, the divergence must fall to this share of itself
+HELD_AT_LEAST: Final = 0.075  # of all that rounding loses: what holds less cannot make the divergence fall so far
 # A 4-bit product computed exactly takes 2.2 to 2.9 times as long (ONNX Runtime 1.31 with AVX-512, one row, 2 threads).
 # By this figure and not by a clock, so that the same weights always give the same graph.
 _EXACT_COST: Final = 2.9
@@ -45,7 +46,7 @@ class Guard:
     divergence: float
     flips: int  # tokens whose likeliest successor is another
     lifted: tuple[str, ...] = ()  # products that are computed exactly now
-    divergence_lifted: float | None = None
+    divergence_lifted: float | None = None  # None: it could not pay, and was not tried
     flips_lifted: int | None = None
     slower: float | None = None  # decode time lifted over before, by the weights concerned
 
@@ -57,26 +58,26 @@ class Guard:
 def guard(model: onnx.ModelProto, folder: Path, shape: ModelShape, prompts: Sequence[Sequence[int]]) -> Guard:
     """Compare and, where it pays, choose at most MAX_LIFTED products; the weights lie in `folder`."""
     parts = Parts(model, folder, shape)
-    began = [parts.begin(ids) for ids in prompts if ids]
+    began = parts.begin([ids for ids in prompts if ids])
     exact, spoiled = _exact(parts, began, {node.name: node for node in model.graph.node})
     rounded = _logits(parts, began, {})
     divergence, flips = _compare(exact, rounded)
     found = Guard(len(exact), divergence, flips)
     lifted = tuple(sorted(spoiled, key=lambda name: -spoiled[name])[:MAX_LIFTED])
-    if not lifted:
+    slower = _slower(model, lifted)
+    held = sum(spoiled[name] for name in lifted) / (sum(spoiled.values()) or 1)
+    if slower > SLOWER_AT_MOST or held < HELD_AT_LEAST:
         return found
     better = _logits(parts, began, dict.fromkeys(lifted, 0))
     divergence_lifted, flips_lifted = _compare(exact, better)
-    slower = _slower(model, lifted)
     tried = dataclasses.replace(
         found, divergence_lifted=divergence_lifted, flips_lifted=flips_lifted, slower=round(slower, 3)
     )
-    pays = divergence_lifted <= WORTH * divergence and slower <= SLOWER_AT_MOST
-    return dataclasses.replace(tried, lifted=lifted) if pays else tried
+    return dataclasses.replace(tried, lifted=lifted) if divergence_lifted <= WORTH * divergence else tried
 
 
 def _exact(
-    parts: Parts, prompts: list[Values], nodes: Mapping[str, onnx.NodeProto]
+    parts: Parts, values: Values, nodes: Mapping[str, onnx.NodeProto]
 ) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
     """Logits with exact activations [tokens, vocab], and how much rounding would spoil each layer's 4-bit products.
 
@@ -85,18 +86,19 @@ def _exact(
     spoiled: dict[str, float] = {}
     for number in range(len(parts)):
         products = parts.products(number)
-        prompts, seen = parts.run(number, prompts, dict.fromkeys(products, 0), tuple(products.values()))
+        values, seen = parts.run(number, values, dict.fromkeys(products, 0), tuple(products.values()))
         for name, source in products.items():
             if _attribute(nodes[name], "bits") == 4:
-                spoiled[name] = _spoiled(seen[0][source], _attribute(nodes[name], "block_size"))
-    return parts.logits(prompts, {"logits": 0}), spoiled
+                tokens = seen[source].reshape(-1, seen[source].shape[-1])[values["logit_rows"]]
+                spoiled[name] = _spoiled(tokens, _attribute(nodes[name], "block_size"))
+    return parts.logits(values, {"logits": 0}), spoiled
 
 
-def _logits(parts: Parts, prompts: list[Values], levels: Mapping[str, int]) -> npt.NDArray[np.float32]:
+def _logits(parts: Parts, values: Values, levels: Mapping[str, int]) -> npt.NDArray[np.float32]:
     """Logits of all prompts [tokens, vocab]."""
     for number in range(len(parts)):
-        prompts, _ = parts.run(number, prompts, levels)
-    return parts.logits(prompts, levels)
+        values, _ = parts.run(number, values, levels)
+    return parts.logits(values, levels)
 
 
 def _slower(model: onnx.ModelProto, lifted: Sequence[str]) -> float:

@@ -49,47 +49,44 @@ class Parts:
         """Without the head."""
         return len(self._parts) - 1
 
-    def begin(self, ids: Sequence[int]) -> Values:
-        """What a whole prompt gives to part 0."""
-        count = len(ids)
+    def begin(self, prompts: Sequence[Sequence[int]]) -> Values:
+        """What whole prompts give to part 0: one batch [prompts, longest], padded on the right.
+
+        A weight is read, and for exact products made float32, once for all of them. `logit_rows` are the positions of
+        batch * length that are no padding.
+        """
+        counts = [len(ids) for ids in prompts]
+        batch = np.zeros((len(prompts), max(counts)), np.int64)
+        for row, ids in zip(batch, prompts, strict=True):
+            row[: len(ids)] = ids
         return {
-            "input_ids": np.array([ids], np.int64),
-            "seqlens_k": np.array([count - 1], np.int32),
-            "total_sequence_length": np.array(count, np.int32),
-            "logit_rows": np.arange(count, dtype=np.int64),
+            "input_ids": batch,
+            "seqlens_k": np.array(counts, np.int32) - 1,
+            "total_sequence_length": np.array(max(counts), np.int32),
+            "logit_rows": np.flatnonzero(np.arange(max(counts)) < np.array(counts)[:, None]),
         }
 
     def run(
-        self, number: int, prompts: Sequence[Values], levels: Mapping[str, int], probes: Sequence[str] = ()
-    ) -> tuple[list[Values], list[Values]]:
-        """What each prompt gives to the next part, and the tensors `probes`; `levels`: accuracy levels by node."""
+        self, number: int, values: Values, levels: Mapping[str, int], probes: Sequence[str] = ()
+    ) -> tuple[Values, Values]:
+        """What the batch gives to the next part, and the tensors `probes`; `levels`: accuracy levels by node."""
         part = self._parts[number]
         session = self._session(part.nodes, [*part.outputs, *probes], levels, self._initializers)
         names = [output.name for output in session.get_outputs()]
-        following: list[Values] = []
-        seen: list[Values] = []
-        for values in prompts:
-            found = dict(zip(names, session.run(names, self._feed(session, values)), strict=True))
-            always = {name: value for name, value in values.items() if name in self._inputs}
-            following.append(always | {name: found[name] for name in part.outputs})
-            seen.append({name: found[name] for name in probes})
-        return following, seen
+        found = dict(zip(names, session.run(names, self._feed(session, values)), strict=True))
+        always = {name: value for name, value in values.items() if name in self._inputs}
+        return always | {name: found[name] for name in part.outputs}, {name: found[name] for name in probes}
 
     def products(self, number: int) -> dict[str, str]:
         """The products with stored levels of a part: node -> the name of its input."""
         return {node.name: node.input[0] for node in self._parts[number].nodes if node.op_type == "MatMulNBits"}
 
-    def logits(self, prompts: Sequence[Values], levels: Mapping[str, int]) -> npt.NDArray[np.float32]:
+    def logits(self, values: Values, levels: Mapping[str, int]) -> npt.NDArray[np.float32]:
         """The head's [tokens of all prompts, vocab] behind the last layer."""
-        tokens = sum(len(values["logit_rows"]) for values in prompts)
-        found = np.empty((tokens, self._shape.vocab_size), np.float32)
+        found = np.empty((len(values["logit_rows"]), self._shape.vocab_size), np.float32)
         for first, stop, nodes, weights in self._head_rows():
             session = self._session(nodes, ["logits"], levels, self._initializers | weights)
-            row = 0
-            for values in prompts:
-                (part,) = session.run(["logits"], self._feed(session, values))
-                found[row : row + len(part), first:stop] = part
-                row += len(part)
+            (found[:, first:stop],) = session.run(["logits"], self._feed(session, values))
         return found
 
     def _head_rows(self) -> Iterator[tuple[int, int, list[NodeProto], dict[str, TensorProto]]]:
@@ -134,9 +131,14 @@ class Parts:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def _feed(self, session: Any, values: Values) -> Values:
-        """The inputs of a part: no past, but room for the prompt's keys and values."""
+        """The inputs of a part: no past, but room for the prompts' keys and values."""
         shape = self._shape
-        slots = (1, shape.num_key_value_heads, int(values["total_sequence_length"]), shape.head_dim)
+        slots = (
+            len(values["seqlens_k"]),
+            shape.num_key_value_heads,
+            int(values["total_sequence_length"]),
+            shape.head_dim,
+        )
         names = [given.name for given in session.get_inputs()]
         return {name: values[name] if name in values else np.zeros(slots, np.float32) for name in names}
 

@@ -78,12 +78,12 @@ def write_onnx(
     writer: ArtifactWriter,
     threads: int,
     progress: Progress | None,
-    tokenizer_json: bytes,
+    tokenizer_json: bytes | None,
 ) -> Written:
     """Write data file and graph as payloads of `writer`; the graph names the data file.
 
-    Where onnxruntime is installed, 4-bit graphs are compared with exact activations first, over texts in the model's
-    own tokens (converters/onnx_guard.py).
+    With a tokenizer, and where onnxruntime is installed, 4-bit graphs are compared with exact activations first, over
+    texts in the model's own tokens (converters/onnx_guard.py).
     """
     draft = writer.create("weights", "data")
     target = HashedFile(draft.path, draft.file)
@@ -100,7 +100,9 @@ def write_onnx(
         {name: planned.place for name, planned in plan.arrays.items()},
     )
     model = decoder(weights.shape, placed, data_file)
-    compared = _guarded(weights.shape, placed, writer.path_of(data_file), tokenizer_json)
+    compared = None
+    if tokenizer_json is not None:
+        compared = _guarded(weights.shape, placed, writer.path_of(data_file), tokenizer_json)
     if compared is not None:
         model = lift(model, dict.fromkeys(compared.lifted, 0))
     graph = model.SerializeToString(deterministic=True)

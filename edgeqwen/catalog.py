@@ -138,7 +138,7 @@ def artifact_name(model: str, type: str, formats: tuple[str, ...] = ("gguf",)) -
     return "-".join([model.lower(), type, *(() if formats == ("gguf",) else formats)])
 
 
-def convert(
+def convert(  # noqa: PLR0913 - what one may say of converting
     name: str,
     out: Path,
     *,
@@ -149,11 +149,13 @@ def convert(
     offline: bool = False,
     revision: str | None = None,
     exporter: str = OWN,
+    compare: bool = True,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Make an artifact in `out` of a checkpoint's folder, a hub id or `nano`; nothing is left where that fails.
 
-    `exporter` "optimum" traces an ONNX graph with torch, for families that have no writer here: fp32 alone.
+    `exporter` "optimum" traces an ONNX graph with torch, for families that have no writer here: fp32 alone. `compare`
+    runs a 4-bit ONNX graph and computes exactly what rounded activations spoil; without it converting is quicker.
     """
     from converters.build import convert_checkpoint  # noqa: PLC0415
     from converters.checkpoint import open_checkpoint  # noqa: PLC0415 - the one place where running meets converting
@@ -162,8 +164,9 @@ def convert(
     _check_exporter(exporter, type, formats, folder)
     if folder.is_file():
         return _convert_gguf(
-            folder, out, type=type, formats=formats, threads=threads, trust_template=trust_template, progress=progress
-        )
+            folder, out, type=type, formats=formats, threads=threads, trust_template=trust_template, compare=compare,
+            progress=progress,
+        )  # fmt: skip
     if not folder.exists() and HUB_ID.fullmatch(name):
         folder = _download(name, revision=revision, offline=offline, progress=progress)
     if exporter != OWN:
@@ -175,7 +178,7 @@ def convert(
         template = checkpoint.chat_template
         return convert_checkpoint(
             checkpoint, out, type=kind, formats=formats, threads=threads, trust_template=trust_template,
-            template_known=template is None or is_known(template), progress=shown,
+            template_known=template is None or is_known(template), compare=compare, progress=shown,
         )  # fmt: skip
 
 
@@ -203,6 +206,7 @@ def _convert_gguf(
     formats: tuple[str, ...],
     threads: int | None,
     trust_template: bool,
+    compare: bool,
     progress: Progress | None,
 ) -> ConvertReport:
     """A GGUF file's weights and words as an ONNX artifact."""
@@ -223,7 +227,7 @@ def _convert_gguf(
         sampling=found.sampling,
     )
     shown = (lambda done, total, _tensor: progress(done, total, f"converting {path.name}")) if progress else None
-    return convert_gguf(path, out, facts, type=type, threads=threads, progress=shown)
+    return convert_gguf(path, out, facts, type=type, threads=threads, compare=compare, progress=shown)
 
 
 def model_name(name: str) -> str:

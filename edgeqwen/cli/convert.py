@@ -34,8 +34,13 @@ if TYPE_CHECKING:
 @click.option("--offline", is_flag=True, help="Never ask the network: the hub's cache or an error.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: the fast physical cores]")
 @click.option("--trust-template", is_flag=True, help="Accept a chat template that edgeqwen does not know.")
+@click.option(
+    "--compare/--no-compare",
+    default=True,
+    help="Run a 4-bit ONNX graph to see what rounded activations spoil, and compute that exactly.  [default: compare]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
-def convert(
+def convert(  # noqa: PLR0913 - its options
     model: str,
     *,
     to: str | None,
@@ -46,6 +51,7 @@ def convert(
     offline: bool,
     threads: int | None,
     trust_template: bool,
+    compare: bool,
     as_json: bool,
 ) -> None:
     """Turn MODEL into an artifact that `run` opens.
@@ -79,7 +85,7 @@ def convert(
     with Progress() as progress:
         report = catalog.convert(
             model, target, type=kind, formats=formats, threads=threads, trust_template=trust_template,
-            offline=offline, revision=revision, exporter=exporter or catalog.OWN, progress=progress,
+            offline=offline, revision=revision, exporter=exporter or catalog.OWN, compare=compare, progress=progress,
         )  # fmt: skip
     if as_json:
         click.echo(json_text(facts(report)))

@@ -55,7 +55,7 @@ def test_what_costs_too_much_is_left(outlier, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_guard, "SLOWER_AT_MOST", 0.0)
     found, artifact = convert(outlier, tmp_path / "out")
     assert found["lifted"] == ()
-    assert found["divergence_lifted"] < found["divergence"]
+    assert found["divergence_lifted"] is None
     assert set(levels(artifact).values()) == {4}
 
 

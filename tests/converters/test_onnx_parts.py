@@ -51,7 +51,7 @@ def test_parts_compute_what_the_whole_computes(checkpoint, tmp_path, monkeypatch
     levels = {node.name: level for node in model.graph.node if node.op_type == "MatMulNBits"}
     parts = Parts(model, tmp_path / "out", shape)
     assert len(parts) == shape.num_hidden_layers + 1
-    values = [parts.begin(ids) for ids in PROMPTS]
+    values = parts.begin(PROMPTS)
     for number in range(len(parts)):
         values, _ = parts.run(number, values, levels)
     found = parts.logits(values, levels)
