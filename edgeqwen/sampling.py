@@ -106,7 +106,9 @@ class Sampler:
 def among(logits: Row, allowed: Mask) -> tuple[Row, Ids | None]:
     """The logits of what is allowed: of few ids those alone, and the ids; of many the row, -inf at the others."""
     if np.count_nonzero(allowed) >= FEW:
-        return np.where(allowed, logits, np.float32(-np.inf)), None
+        out = logits.copy()
+        out[np.flatnonzero(~allowed)] = -np.inf  # 110 us of Qwen3's 151,936, where np.where takes 280
+        return out, None
     ids = np.flatnonzero(allowed)
     return logits[ids], ids
 
