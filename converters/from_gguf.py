@@ -58,8 +58,8 @@ def convert_gguf(
         plan = plan_onnx(weights, type, shared_grid=True)
         clock.lap("plan")
         writer.reserve(plan.size + 2 * len(facts.tokenizer_json) + _JSON_BYTES)
-        words = facts.tokenizer_json if compare else None
-        written = write_onnx(weights, plan, writer, threads or physical_cores(), progress, words)
+        words, threads = facts.tokenizer_json if compare else None, threads or physical_cores()
+        written = write_onnx(weights, plan, writer, threads, progress, words)
         clock.lap("weights")
         size = path.stat().st_size
         manifest = Manifest(
@@ -80,13 +80,9 @@ def convert_gguf(
             files=dict(writer.files),
         )
         seconds = clock.finish()
-        measured = {
-            "seconds": seconds,
-            "relative_rms_error": dict(written.errors),
-            "tensors": dict(written.tensor_types),
-        }
-        guard = {} if written.guard is None else {"guard": written.guard}
-        writer.commit(manifest, {"convert": measured, **guard})
+        errors, tensors = dict(written.errors), dict(written.tensor_types)
+        measured = {"seconds": seconds, "relative_rms_error": errors, "tensors": tensors}
+        writer.commit(manifest, {"convert": measured, **({"guard": written.guard} if written.guard else {})})
     return ConvertReport(
         path=Path(out),
         type=written.type,
