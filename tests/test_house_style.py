@@ -114,7 +114,7 @@ def test_imports_point_one_way(path):
     for module, inner in imports(tree_of(path)):
         top, _, rest = module.partition(".")
         assert top not in {"torch", "transformers", "pickle"} or "reference" in path.name
-        assert top != "onnxruntime" or (path.name in {"ort.py", "ort_plain.py", "onnx_guard.py"} and inner)
+        assert top != "onnxruntime" or (path.name in {"ort.py", "ort_plain.py", "onnx_parts.py"} and inner)
         assert top != "llama_cpp" or (path.name == "llamacpp.py" and inner)
         if top == "converters" and inside_edgeqwen:
             assert inner, f"{module}: inside functions only"
