@@ -1,12 +1,11 @@
-"""A loaded model: messages in, a stream of deltas out; chat() and generate() are folds over stream()."""
+"""A loaded model: messages in, a stream of deltas out; the whole answers are folds over the stream."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Any, Self, Unpack
 
 from edgeqwen.backends.base import Backend, Chunk
 from edgeqwen.errors import RequestError
+from edgeqwen.event_loop import deltas_in_thread
 from edgeqwen.generation import Generation, common_prefix
 from edgeqwen.language import Language, ModelCard
 from edgeqwen.messages import messages_from
@@ -21,6 +21,7 @@ from edgeqwen.sampling import Row, resolve
 from edgeqwen.template import ChatTemplate
 from edgeqwen.tokenizer import Tokenizer
 from edgeqwen.tools import check_tools
+from edgeqwen.turns import Halt, Turns
 from edgeqwen.types import (
     SAMPLING_PLAIN,
     Completion,
@@ -40,8 +41,9 @@ Messages = str | Sequence[Message | Mapping[str, Any]]  # a str is one user mess
 
 
 class Model:
-    """A model and its KV cache. One answer at a time: another thread's waits until a stream is finished or closed.
+    """A model and its KV cache. Safe to use from several threads and from event loops.
 
+    It gives one answer at a time: another thread's waits until a stream is finished or closed.
     Use as a context manager, or call close().
     """
 
@@ -51,9 +53,8 @@ class Model:
         self.tokenizer = tokenizer
         self.template = template
         self.card = card
-        self._lock = threading.Lock()  # held from a stream's start to its end, also while its reader pauses
+        self._turns = Turns(backend)  # one lasts from a stream's start to its end, also while its reader pauses
         self._computing = threading.Lock()  # held inside the engine only
-        self._owner: threading.Thread | None = None  # who drives the stream that holds the lock
         self._idle_s = 0.0  # that readers spent between two deltas
 
     @property
@@ -67,15 +68,29 @@ class Model:
         `options` are GenerationConfig's fields. RequestError for what cannot be asked, ContextOverflowError where the
         prompt is too long: both before the first piece is computed. Leaving the loop early stops the answer.
         """
-        config = config_from(options)
-        generation = self.language.answer(
-            messages_from(_as_list(messages)), check_tools(tools), config, context_length=self.context_length
-        )
-        return self._run(generation)
+        return self._run(self._generation(messages, tools, options))
 
     def chat(self, messages: Messages, *, tools: Sequence[Tool] = (), **options: Unpack[Options]) -> Completion:
         """The whole answer; arguments and errors are those of `stream`."""
         return fold(self.stream(messages, tools=tools, **options))
+
+    def astream(
+        self, messages: Messages, *, tools: Sequence[Tool] = (), **options: Unpack[Options]
+    ) -> AsyncGenerator[Delta]:
+        """The deltas of `stream` for an event loop, which is never blocked; errors come with the first of them.
+
+        Leaving the loop early (`aclose()`), or cancelling the task, stops the answer within a step.
+        """
+        halt = Halt()
+
+        def start() -> Iterator[Delta]:
+            return self._run(self._generation(messages, tools, options), halt)
+
+        return deltas_in_thread(start, lambda: self._turns.end(halt))
+
+    async def achat(self, messages: Messages, *, tools: Sequence[Tool] = (), **options: Unpack[Options]) -> Completion:
+        """The whole answer for an event loop; cancelling it stops the answer within a step."""
+        return fold([delta async for delta in self.astream(messages, tools=tools, **options)])
 
     def generate(self, text: str, **options: Unpack[Options]) -> str:
         """The content of the answer to one user message."""
@@ -93,7 +108,7 @@ class Model:
         stable = probes[0][: common_prefix(*probes)]
         if not stable or len(stable) >= self.context_length:
             return 0
-        with self._locked():
+        with self._turns.take():
             self._reuse(stable, keep_last=False)
             for _ in self._forward(stable[self.backend.length(0) :], rows=False):
                 pass
@@ -119,8 +134,12 @@ class Model:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _run(self, generation: Generation) -> Generator[Delta]:
-        with self._locked():
+    def _generation(self, messages: Messages, tools: Sequence[Tool], options: Options) -> Generation:
+        config, normalised = config_from(options), messages_from(_as_list(messages))
+        return self.language.answer(normalised, check_tools(tools), config, context_length=self.context_length)
+
+    def _run(self, generation: Generation, halt: Halt | None = None) -> Generator[Delta]:
+        with self._turns.take(halt):
             native_s, idle_s, started = self.backend.native_s, self._idle_s, time.perf_counter()
             prompt = generation.next_ids
             cached = self._reuse(prompt)
@@ -149,7 +168,7 @@ class Model:
             yield delta
         finally:
             self._idle_s += time.perf_counter() - left
-            self._owner = threading.current_thread()
+            self._turns.drive()
 
     def _reuse(self, prompt: Sequence[int], *, keep_last: bool = True) -> int:
         """Cut the cache to what it shares with `prompt` (less its last id, whose logits are wanted); its length."""
@@ -168,19 +187,6 @@ class Model:
             with self._computing:
                 (logits,) = self.backend.forward([chunk])
             yield logits[-1] if last and rows else None
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One answer at a time; RequestError where a thread would wait for itself."""
-        if self._owner is threading.current_thread():
-            raise RequestError("an answer of this model is still running in this thread: finish or close its stream")
-        with self._lock:
-            self._owner = threading.current_thread()
-            self.backend.resume()
-            try:
-                yield
-            finally:
-                self._owner = None
 
 
 def load(  # noqa: PLR0913 - what one may say of loading

@@ -6,7 +6,6 @@ import mmap
 from dataclasses import replace
 
 import click
-import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner

@@ -169,8 +169,12 @@ def test_the_file_tree_of_the_readme_is_the_one_on_disk(readme):
 
 def test_nothing_speaks_of_where_it_was_made():
     words = re.compile("|".join(["/wo" + "rk/", "work" + "place", "farm" + "-bench", "opt/" + "pypi"]))
-    ours = [path for folder in (*PACKAGES, "tests", "benchmarks", "recipes") for path in (ROOT / folder).rglob("*")]
-    ours += [path for path in ROOT.iterdir() if path.is_file()]
+    ours = [
+        path
+        for folder in (*PACKAGES, "tests", "benchmarks", "recipes", "examples")
+        for path in (ROOT / folder).rglob("*")
+    ]
+    ours += [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
     for path in ours:
         if path.is_file() and path.suffix in {".py", ".md", ".toml", ".json", ".sh", ".txt", ""}:
             found = words.search(path.read_text(encoding="utf-8", errors="ignore"))
