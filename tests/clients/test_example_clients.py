@@ -47,7 +47,7 @@ def test_fastapi_streams_thinking_and_content(fastapi):
 
 
 def test_fastapi_ends_the_answer_of_a_client_that_leaves(fastapi):
-    assert fastapi["left"] == {"ended": 1, "content": fastapi["answer"]["content"]}
+    assert fastapi["left"] == {"ended": True, "content": fastapi["answer"]["content"]}
 
 
 def test_fastapi_says_what_it_cannot_answer(fastapi):

@@ -1,5 +1,6 @@
 """examples/fastapi_app.py on a socket: a whole answer, a stream that is left, and errors."""
 
+import itertools
 import json
 import socket
 import sys
@@ -30,15 +31,24 @@ def answer():
 
 
 def left():
-    """A client that goes after the first line ends its answer: it did not run to its end, and the next is whole."""
-    ended = []
-    model = app.state.model
-    end = model._turns.end
-    model._turns.end = lambda halt: (ended.append(halt), end(halt))
+    """A client that goes after the first line ends its answer, whose steps wait for that; the next one is whole."""
+    ended, model = threading.Event(), app.state.model
+    end, forward, words = model._turns.end, model.backend.forward, itertools.count()
+
+    def ending(halt):
+        ended.set()
+        end(halt)
+
+    def stepping(chunks):
+        if next(words) > 20:
+            ended.wait(20)
+        return forward(chunks)
+
+    model._turns.end, model.backend.forward = ending, stepping
     with client.stream("POST", "/ask", json={"question": SUM}) as response:
         next(response.iter_lines())
     whole = answer()
-    return {"ended": len(ended), "content": whole["content"]}
+    return {"ended": ended.is_set(), "content": whole["content"]}
 
 
 def refused():
