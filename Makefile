@@ -1,6 +1,12 @@
 # The two commands of the README. Prerequisites: Python 3.11 or later, make, and a C++ compiler (g++ or clang++).
 PYTHON ?= python3
 BIN := .venv/bin
+# GCC before 13 loads a half-written AMX tile configuration (its intrinsic names 8 of the 64 bytes that it reads), and
+# llama.cpp then dies of an illegal instruction on a processor that has AMX; its AVX-512 code is left as it is.
+AMX_OFF := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+NO_AMX := $(shell c++ $(AMX_OFF) -x c++ -fsyntax-only /dev/null 2>/dev/null && echo $(AMX_OFF))
+export CFLAGS += $(NO_AMX)
+export CXXFLAGS += $(NO_AMX)
 
 .PHONY: demo test lint peers reference clients clean
 

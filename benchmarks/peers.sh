@@ -34,6 +34,12 @@ for target in "${targets[@]}"; do
   [ -x "build/bin/$target" ] || missing+=("$target")
 done
 if [ "${#missing[@]}" -gt 0 ]; then
+  # as in the Makefile: GCC before 13 breaks AMX
+  no_amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+  # shellcheck disable=SC2086 # three words
+  if c++ $no_amx -x c++ -fsyntax-only /dev/null 2>/dev/null; then
+    export CFLAGS="${CFLAGS:-} $no_amx" CXXFLAGS="${CXXFLAGS:-} $no_amx"
+  fi
   PATH="$dir/venv/bin:$PATH" cmake -S llama.cpp -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_WEBUI=OFF >build.log 2>&1
   PATH="$dir/venv/bin:$PATH" cmake --build build --target "${missing[@]}" >>build.log 2>&1

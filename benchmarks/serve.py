@@ -182,13 +182,13 @@ async def events(port: int, path: str, body: dict[str, Any]) -> AsyncIterator[di
                 yield json.loads(line[6:])
 
 
-async def compare(artifact: Path, peers: Path, threads: int, runs: int) -> dict[str, Any]:
-    """All servers in turn, `runs` times, behind one run that warms up."""
+async def compare(artifact: Path, peers: Path, threads: int, runs: int, alone: str | None) -> dict[str, Any]:
+    """All servers in turn, or the one that is asked for, `runs` times, behind one run that warms up."""
     words = words_of(artifact)
     rows: dict[str, list[dict[str, float]]] = {}
     async with contextlib.AsyncExitStack() as stack:
         askers = {}
-        for name in commands(artifact, peers, threads, 0):
+        for name in [alone] if alone else commands(artifact, peers, threads, 0):
             port = free_port()
             command = commands(artifact, peers, threads, port)[name]
             askers[name] = Asker(await stack.enter_async_context(running(command, port)), words)
@@ -235,14 +235,22 @@ def main() -> None:
     parser.add_argument("artifacts", nargs="+", type=Path)
     parser.add_argument("--peers", type=Path, required=True, help="the folder of benchmarks/peers.sh")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--alone", help='only this one, such as "edgeqwen, ort"; the others\' figures stay')
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the figures go")
     options = parser.parse_args()
 
     async def run() -> list[dict[str, Any]]:
-        return [await compare(path, options.peers, options.threads, options.runs) for path in options.artifacts]
+        return [
+            await compare(path, options.peers, options.threads, options.runs, options.alone)
+            for path in options.artifacts
+        ]
 
     results = asyncio.run(run())
+    if options.alone:
+        for result, kept in zip(results, json.loads(options.out.read_text(encoding="utf-8"))["results"], strict=True):
+            for part in ("medians", "rows"):
+                result[part] = kept[part] | result[part]
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n", encoding="utf-8")
     print(table(results))
