@@ -7,6 +7,8 @@ AMX_OFF := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 NO_AMX := $(shell c++ $(AMX_OFF) -x c++ -fsyntax-only /dev/null 2>/dev/null && echo $(AMX_OFF))
 export CFLAGS += $(NO_AMX)
 export CXXFLAGS += $(NO_AMX)
+# What `edgeqwen engine build` has made for this machine: where it is there, nothing is compiled.
+ENGINE := $(wildcard dist/edgeqwen_engine-*_$(shell uname -m).whl)
 
 .PHONY: demo test lint peers reference clients clean
 
@@ -46,10 +48,13 @@ clean:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@touch $@
 
-.venv/.llama: .venv/.python pyproject.toml
-	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || command -v c++ >/dev/null || command -v g++ >/dev/null || \
+.venv/.llama: .venv/.python pyproject.toml $(ENGINE)
+ifneq ($(ENGINE),)
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps $(ENGINE) $(wildcard dist/llama_cpp_python-*-none-any.whl)
+endif
+	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || [ -n "$(ENGINE)" ] || command -v c++ >/dev/null || command -v g++ >/dev/null || \
 	  { echo "llama.cpp is compiled once and needs a C++ compiler. Debian, Raspberry Pi OS: sudo apt install g++"; exit 1; }
-	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || \
+	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || [ -n "$(ENGINE)" ] || \
 	  echo "Compiling llama.cpp once: about 5 minutes on 2 cores ..."
 	$(BIN)/python -m pip install --quiet --editable '.[llama]'
 	@touch $@

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
-import os
-import sys
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +16,7 @@ import numpy as np
 
 from edgeqwen.errors import EngineError, EngineMissingError
 from edgeqwen.gguf import GGML_TYPES
+from edgeqwen.native_engine import library_folder, library_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,17 +74,13 @@ def load_ggml() -> ctypes.CDLL:
 
 
 def _library_path() -> Path:
-    """Find the library where llama_cpp itself would look for it, so that a process never holds two of them."""
-    folder = os.environ.get("LLAMA_CPP_LIB_PATH")
+    """Find the library where the engine itself is looked for, so that a process never holds two of them."""
+    folder = library_folder()
     if folder is None:
-        spec = importlib.util.find_spec("llama_cpp")
-        if spec is None or spec.origin is None:
-            raise EngineMissingError(
-                "quantizing needs ggml, which llama-cpp-python brings: pip install 'llama-cpp-python==0.3.36'"
-            )
-        folder = str(Path(spec.origin).parent / "lib")
-    name = {"win32": "ggml-base.dll", "darwin": "libggml-base.dylib"}.get(sys.platform, "libggml-base.so")
-    path = Path(folder) / name
+        raise EngineMissingError(
+            "quantizing needs ggml, which an engine wheel brings, or pip install 'llama-cpp-python==0.3.36'"
+        )
+    path = folder / library_name("ggml-base")
     if not path.is_file():
         raise EngineMissingError(
             f"{path} is missing; pip install --force-reinstall 'llama-cpp-python==0.3.36' brings it"

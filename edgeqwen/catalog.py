@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import numpy as np
 
 from edgeqwen.artifact import Artifact, open_artifact
 from edgeqwen.errors import ArtifactBusyError, ArtifactError, RequestError
+from edgeqwen.folders import cache_folder
 from edgeqwen.gguf import GgufFile, open_gguf, shape_of
 from edgeqwen.manifest import MANIFEST
 from edgeqwen.onnx_file import check_onnx
@@ -120,17 +119,6 @@ def find(path: Path, *, format: str = "gguf", verify: bool = False, trust_templa
         return _from_artifact(artifact, format, trust_template=trust_template)
     with open_gguf(path) as file:
         return _from_gguf(path, file, trust_template=trust_template)
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $EDGEQWEN_HOME, or the system's folder for caches."""
-    if home := os.environ.get("EDGEQWEN_HOME"):
-        return Path(home)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "edgeqwen"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/edgeqwen"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeqwen"
 
 
 def artifact_name(model: str, type: str, formats: tuple[str, ...] = ("gguf",)) -> str:

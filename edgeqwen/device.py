@@ -87,9 +87,15 @@ def cpu_name(cpuinfo: Path = CPUINFO) -> str:
 
 def cpu_features(cpuinfo: Path = CPUINFO) -> tuple[str, ...] | None:
     """The instruction sets of FEATURES that the processor has; None where the system does not say."""
+    flags = cpu_flags(cpuinfo)
+    return None if flags is None else tuple(FEATURES[flag] for flag in FEATURES if flag in flags)
+
+
+def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str] | None:
+    """Everything that the kernel says the processor can do, in its words; None where there is no such list."""
     facts = _cpu_facts(cpuinfo)
     flags = facts.get("flags") or facts.get("Features")
-    return None if flags is None else tuple(FEATURES[flag] for flag in FEATURES if flag in flags.split())
+    return None if flags is None else frozenset(flags.split())
 
 
 def board_name(path: Path = BOARD) -> str | None:

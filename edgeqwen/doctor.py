@@ -13,15 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from edgeqwen import device
-from edgeqwen.catalog import cache_folder
 from edgeqwen.choice import choose
 from edgeqwen.engines import ENGINES, Engine, installed_engines
 from edgeqwen.errors import EdgeqwenError
+from edgeqwen.folders import cache_folder
+from edgeqwen.native_engine import BUILD_LINE, library_folder, library_name
 from edgeqwen.outline import outline
 from edgeqwen.plan import Plan, choose_engines
 
@@ -136,8 +136,14 @@ def check_engine(engine: Engine) -> Check:
     pinned = pinned_version(engine.distribution)
     if pinned is not None and engine.version not in (None, pinned):
         return Check(engine.name, "warn", f"{found}; this edgeqwen was made for {pinned}", engine.pip_line)
-    if engine.name == "llamacpp" and not _has_library(engine):
-        return Check(engine.name, "warn", f"{found}; its library is missing", f"{engine.pip_line} --force-reinstall")
+    if engine.name == "llamacpp":
+        try:
+            there = _has_library()
+        except EdgeqwenError as error:  # its last words say what would work
+            return Check(engine.name, "warn", f"{found}; {error}", str(error).rpartition(": ")[2])
+        if not there:
+            mend = f"install an engine wheel ({BUILD_LINE}) or {engine.pip_line} --force-reinstall"
+            return Check(engine.name, "warn", f"{found}; its library is missing", mend)
     return Check(engine.name, "ok", found)
 
 
@@ -151,13 +157,10 @@ def pinned_version(distribution: str) -> str | None:
     return next((line.partition("==")[2] for line in wanted if line.startswith(f"{distribution}==")), None)
 
 
-def _has_library(engine: Engine) -> bool:
-    """Whether llama.cpp's shared library lies where the package looks for it."""
-    spec = find_spec(engine.module)
-    folders = [Path(place, "lib") for place in (spec.submodule_search_locations or ())] if spec else []
-    if named := os.environ.get("LLAMA_CPP_LIB_PATH"):
-        folders = [Path(named)]
-    return any(path.name.startswith(("libllama.", "llama.")) for folder in folders for path in folder.glob("*llama.*"))
+def _has_library() -> bool:
+    """Whether llama.cpp's shared library lies where it is looked for; an error says why it cannot run here."""
+    folder = library_folder()
+    return folder is not None and (folder / library_name("llama")).is_file()
 
 
 def check_choice() -> Check:

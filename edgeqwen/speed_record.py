@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgeqwen.catalog import cache_folder
 from edgeqwen.device import cpu_name
 from edgeqwen.engines import ENGINES
+from edgeqwen.folders import cache_folder
 
 logger = logging.getLogger("edgeqwen")
 _MAX_BYTES = 1 << 16

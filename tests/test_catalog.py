@@ -9,7 +9,8 @@ from loopback_hub import MODEL, serving
 
 from edgeqwen import ArtifactError, DownloadError, RequestError, TemplateError, load
 from edgeqwen.artifact import open_artifact
-from edgeqwen.catalog import NANO, artifact_name, cache_folder, convert, find, locate, model_name, type_name
+from edgeqwen.catalog import NANO, artifact_name, convert, find, locate, model_name, type_name
+from edgeqwen.folders import cache_folder
 from edgeqwen.inspection import inspect
 
 CHECKPOINT_FILES = (

@@ -29,7 +29,7 @@ def installed(monkeypatch):
     def set_installed(*names):
         monkeypatch.setattr(Engine, "installed", property(lambda self: self.name in names))
         monkeypatch.setattr(Engine, "version", property(lambda self: "0.3.36" if self.name == "llamacpp" else "1.31.1"))
-        monkeypatch.setattr(doctor, "_has_library", lambda _: True)
+        monkeypatch.setattr(doctor, "_has_library", lambda: True)
 
     return set_installed
 

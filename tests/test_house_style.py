@@ -22,6 +22,7 @@ CONVERTERS_MAY_IMPORT = {
     "ggml_types",
     "gguf",
     "manifest",
+    "native_engine",
     "onnx_file",
     "reference_checkpoint",
     "strict_json",
@@ -115,7 +116,7 @@ def test_imports_point_one_way(path):
         top, _, rest = module.partition(".")
         assert top not in {"torch", "transformers", "pickle"} or "reference" in path.name
         assert top != "onnxruntime" or (path.name in {"ort.py", "ort_plain.py", "onnx_parts.py"} and inner)
-        assert top != "llama_cpp" or (path.name == "llamacpp.py" and inner)
+        assert top != "llama_cpp" or (path.name == "llamacpp_library.py" and inner)
         if top == "converters" and inside_edgeqwen:
             assert inner, f"{module}: inside functions only"
             assert in_cli or path.name in MAY_IMPORT_CONVERTERS

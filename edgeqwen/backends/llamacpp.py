@@ -6,7 +6,6 @@ import ctypes
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, check_chunks
+from edgeqwen.backends.llamacpp_library import Log, load_llama
 from edgeqwen.backends.second_engine import SecondEngine
-from edgeqwen.errors import EngineError, EngineMissingError, InterruptedForwardError, NoRoomError
+from edgeqwen.errors import EngineError, InterruptedForwardError, NoRoomError
 from edgeqwen.plan import ASIDE_TOKENS, STEP_ROWS, Plan
 
-PIP_LINE = "pip install 'edgeqwen[llama]'"
 ASIDE_PROMPTS = 4  # that take turns there, as far as its cache holds them
 PASS_ON_TOKENS = 256
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml.h: enum ggml_type
@@ -43,38 +42,7 @@ class LlamaCppSettings:
     aside_tokens: int = ASIDE_TOKENS
 
 
-def _llama() -> Any:
-    try:
-        import llama_cpp.llama_cpp as llama  # noqa: PLC0415 - an engine is imported when it is used
-    except ImportError as error:
-        raise EngineMissingError(f"llama.cpp is not installed: {PIP_LINE}") from error
-    except (OSError, RuntimeError) as error:  # the package is there, its library does not load
-        raise EngineMissingError(f"llama.cpp's library does not load ({error}); reinstall it: {PIP_LINE}") from error
-    return llama
-
-
-class _Log:
-    """llama.cpp's log: kept, not printed; its last warnings explain a failure."""
-
-    def __init__(self) -> None:
-        self.lines: deque[str] = deque(maxlen=4)
-        self.callback: Any = None
-
-    def attach(self, llama: Any) -> None:
-        if self.callback is None:
-            self.callback = llama.llama_log_callback(self._receive)
-            llama.llama_log_set(self.callback, ctypes.c_void_p(0))
-            llama.llama_backend_init()
-
-    def _receive(self, level: int, text: bytes, _user_data: object) -> None:
-        if level in (3, 4):  # GGML_LOG_LEVEL_WARN, GGML_LOG_LEVEL_ERROR
-            self.lines.append(" ".join(text.decode("utf-8", "replace").split()))
-
-    def last_words(self) -> str:
-        return "; ".join(line for line in self.lines if line) or "it gave no reason"
-
-
-_log = _Log()
+_log = Log()
 
 
 class LlamaCppBackend:
@@ -93,7 +61,7 @@ class LlamaCppBackend:
         """
         if settings.kv_type not in KV_TYPES:
             raise EngineError(f"kv_type {settings.kv_type!r}: llama.cpp is offered {', '.join(KV_TYPES)}")
-        self._llama = llama = _llama()
+        self._llama = llama = load_llama()
         _log.attach(llama)
         _log.lines.clear()
         self._context: Any = None

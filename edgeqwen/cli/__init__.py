@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "Say what is in an artifact, a GGUF file or a checkpoint, and what memory it needs.",
     "bench": "Measure speed, time to the first token, loading and memory.",
     "doctor": "Say what this machine has and lacks for running models.",
+    "engine": "Build, list and choose llama.cpp engines that need no compiler.",
     "demo": "Convert the embedded model, ask it three questions and print the speeds.",
     "completion": "Print the completion script for a shell.",
 }

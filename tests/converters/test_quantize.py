@@ -101,7 +101,7 @@ def test_a_missing_library_names_the_pip_line(monkeypatch, tmp_path) -> None:
     with pytest.raises(EngineMissingError, match="pip install"):
         load_ggml()
     monkeypatch.delenv("LLAMA_CPP_LIB_PATH")
-    monkeypatch.setattr(quantize.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantize, "library_folder", lambda: None)
     with pytest.raises(EngineMissingError, match="pip install 'llama-cpp-python"):
         load_ggml()
 

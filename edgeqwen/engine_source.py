@@ -1,0 +1,63 @@
+"""The source release that engines are built from: fetched by pip, pinned by its hash, unpacked within limits."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from edgeqwen.errors import DownloadError
+from edgeqwen.native_engine import LLAMA_VERSION
+
+DISTRIBUTION = "llama-cpp-python"
+FOLDER = f"llama_cpp_python-{LLAMA_VERSION}"
+ARCHIVE = f"{FOLDER}.tar.gz"
+SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+MAX_BYTES, MAX_MEMBERS = 1 << 30, 50_000  # unpacked: 179 MB in 4,200 files
+
+
+def fetch_source(folder: Path, archive: Path | None = None) -> Path:
+    """The unpacked source release in `folder`, from `archive` or through pip; DownloadError where it is another."""
+    source = folder / FOLDER
+    if (source / ".unpacked").is_file():
+        return source
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = archive or _downloaded(folder)
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SHA256:
+        raise DownloadError(f"{archive} has the sha256 {found}, and {ARCHIVE} has {SHA256}: remove it and try again")
+    _unpack(archive, folder)
+    (source / ".unpacked").touch()
+    return source
+
+
+def _downloaded(folder: Path) -> Path:
+    """Let pip fetch it, which knows mirrors and proxies."""
+    archive = folder / ARCHIVE
+    if archive.is_file():
+        return archive
+    wanted = f"{DISTRIBUTION}=={LLAMA_VERSION}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run(
+        [*command, "--no-binary", DISTRIBUTION, "--dest", str(folder), wanted],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode or not archive.is_file():
+        words = " ".join(done.stderr.split())[-400:] or "it gave no reason"
+        raise DownloadError(f"pip could not fetch {wanted} ({words}); fetch {ARCHIVE} elsewhere and give --source FILE")
+    return archive
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    total = count = 0
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            total, count = total + member.size, count + 1
+            if total > MAX_BYTES or count > MAX_MEMBERS:
+                raise DownloadError(f"{archive} unpacks to over {MAX_BYTES} bytes or {MAX_MEMBERS} files")
+            # The release carries its git folder: what is built must not depend on it.
+            if member.name.startswith(f"{FOLDER}/") and not member.name.startswith(f"{FOLDER}/.git/"):
+                tar.extract(member, folder, filter="data")
