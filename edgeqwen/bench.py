@@ -10,12 +10,13 @@ from pathlib import Path
 
 from edgeqwen.bandwidth import Bandwidth, read_bandwidth
 from edgeqwen.bench_process import Request, samples
-from edgeqwen.bench_report import Report, Row, Run
+from edgeqwen.bench_report import Report, Row, Run, Taken
 from edgeqwen.device import cpu_name, largest_cache_bytes, machine_facts, memory_available_bytes, physical_cores
 from edgeqwen.engines import AUTO, ENGINES, Engine, installed_engines
 from edgeqwen.errors import EdgeqwenError, RequestError
 from edgeqwen.outline import Outline, outline
 from edgeqwen.plan import choose_engines, kv_bytes_per_token, whole_number
+from edgeqwen.power import Power, read_power
 from edgeqwen.process_memory import Memory
 from edgeqwen.speed import Sample
 from edgeqwen.speed_record import Speed, decode_speeds, keep_speeds
@@ -135,12 +136,14 @@ class _Measuring:
         self._progress = progress
         self._memory: Memory | None = None
         self._bandwidths: list[Bandwidth] = []
-        self.samples: dict[tuple[str, int, int], list[Sample]] = {}
+        self._power: Power | None = None  # at the end of the sample before
+        self.samples: dict[tuple[str, int, int], list[Taken]] = {}
 
     def go(self) -> None:
         """Measure, the bandwidth before and after: another user of the machine may disturb one of the two."""
         request, done = self._request, 0
         self._bandwidths.append(read_bandwidth(request.threads, memory_available_bytes()))
+        self._power = read_power()
         prompts, depths = len(request.prompts), len(request.depths)
         total = request.repeat * (1 + prompts + depths * (prompts + len(request.generate)))
         label = f"measuring {request.engine}, {request.threads} thread{'s' * (request.threads > 1)}"
@@ -148,11 +151,16 @@ class _Measuring:
             if isinstance(found, Memory):
                 self._memory = found
                 continue
-            self.samples.setdefault((found.test, found.tokens, found.depth), []).append(found)
+            self.samples.setdefault((found.test, found.tokens, found.depth), []).append(self._taken(found))
             done += 1
             if self._progress is not None:
                 self._progress(done, total, label)
         self._bandwidths.append(read_bandwidth(request.threads, memory_available_bytes()))
+
+    def _taken(self, sample: Sample) -> Taken:
+        """A sample that has just ended, beside what the machine went through while it was measured."""
+        before, self._power = self._power, read_power()
+        return Taken(sample, self._power, self._power.since(before))
 
     def run(self, model: Outline) -> Run:
         """What was measured, and what every generated token reads of memory."""
@@ -161,7 +169,7 @@ class _Measuring:
         bandwidth = max(self._bandwidths, key=lambda found: found.bytes_per_s)
         rows = []
         for (test, tokens, depth), found in self.samples.items():
-            row = Row(found[0].test, tokens, depth, tuple(found))
+            row = Row(found[0].sample.test, tokens, depth, tuple(found))
             if test == "decode" and not request.gpu_layers:
                 row = replace(row, bytes_per_token=weights.read_bytes + per_token * (depth + (tokens + 1) / 2))
             rows.append(row)
@@ -180,13 +188,16 @@ def _at_the_best_bandwidth(runs: tuple[Run, ...]) -> tuple[Run, ...]:
 
 
 def _remember(model: Outline, settings: BenchSettings, report: Report) -> None:
-    """Keep each engine's decoding at the least depth, with the default's threads where they were measured."""
+    """Keep each engine's decoding at the least depth, with the default's threads where they were measured.
+
+    What a machine that was held back decoded says nothing of the engine.
+    """
     if model.digest is None or settings.kv_type is not None or settings.gpu_layers:
         return
     speeds: dict[str, Speed] = {}
     for run in sorted(report.runs, key=lambda run: run.threads == physical_cores()):
         decoded = min(run.of("decode"), key=lambda row: row.depth, default=None)
-        if decoded is not None and decoded.tokens_per_s is not None and run.version is not None:
+        if decoded is not None and decoded.tokens_per_s is not None and run.version is not None and not decoded.slowed:
             speeds[run.engine] = Speed(cpu_name(), run.version, run.threads, decoded.tokens_per_s.median)
     if speeds:
         keep_speeds(model.digest, speeds)

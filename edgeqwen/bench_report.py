@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgeqwen.bandwidth import Bandwidth
+from edgeqwen.power import NOT_READ, Power
 from edgeqwen.process_memory import Memory
 from edgeqwen.speed import Sample, Test
 
@@ -27,31 +28,56 @@ def spread(figures: list[float]) -> Spread:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """A sample beside heat and clock at its end; `slowed`: what held the machine back while it was measured."""
+
+    sample: Sample
+    power: Power = NOT_READ
+    slowed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One test of one run, with all its samples."""
 
     test: Test
     tokens: int
     depth: int
-    samples: tuple[Sample, ...]
+    samples: tuple[Taken, ...]
     bytes_per_token: float | None = None  # of weights and cache, that decoding reads
 
     @property
     def seconds(self) -> Spread:
-        return spread([sample.seconds for sample in self.samples])
+        return spread([taken.sample.seconds for taken in self.samples])
 
     @property
     def tokens_per_s(self) -> Spread | None:
         """None for what is a time and no speed."""
         if self.test not in {"prompt", "decode"}:
             return None
-        return spread([self.tokens / sample.seconds for sample in self.samples])
+        return spread([self.tokens / taken.sample.seconds for taken in self.samples])
 
     @property
     def outside_share(self) -> float | None:
         """The part of the time outside the engine's native code."""
-        shares = [1 - sample.native_s / sample.seconds for sample in self.samples if sample.native_s]
+        samples = [taken.sample for taken in self.samples]
+        shares = [1 - sample.native_s / sample.seconds for sample in samples if sample.native_s]
         return statistics.median(shares) if shares else None
+
+    @property
+    def slowed(self) -> tuple[str, ...]:
+        """What held the machine back during any of the samples."""
+        return tuple(dict.fromkeys(name for taken in self.samples for name in taken.slowed))
+
+    @property
+    def temperature_c(self) -> float | None:
+        """The highest."""
+        return max((t for taken in self.samples if (t := taken.power.temperature_c) is not None), default=None)
+
+    @property
+    def frequency_hz(self) -> int | None:
+        """The lowest."""
+        return min((f for taken in self.samples if (f := taken.power.frequency_hz) is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +120,18 @@ class Report:
     failures: tuple[str, ...] = ()
     stopped: bool = False
 
+    @property
+    def slowed(self) -> tuple[str, ...]:
+        """What held the machine back during any of the samples: empty where the figures are the machine's own."""
+        return tuple(dict.fromkeys(name for run in self.runs for row in run.rows for name in row.slowed))
+
 
 def as_dict(report: Report) -> dict[str, Any]:
     """Everything as plain JSON data, every sample included."""
     runs = [{**asdict(run), "rows": [_row(run, row) for row in run.rows]} for run in report.runs]
     for data, run in zip(runs, report.runs, strict=True):
         data["bandwidth"]["method"] = run.bandwidth.method
-    return {**asdict(report), "runs": runs}
+    return {**asdict(report), "slowed": report.slowed, "runs": runs}
 
 
 def _row(run: Run, row: Row) -> dict[str, Any]:
@@ -114,7 +145,10 @@ def _row(run: Run, row: Row) -> dict[str, Any]:
         "bytes_per_token": row.bytes_per_token,
         "bandwidth_share": run.bandwidth_share(row),
         "outside_share": row.outside_share,
-        "samples_s": [sample.seconds for sample in row.samples],
+        "samples_s": [taken.sample.seconds for taken in row.samples],
+        "samples_temperature_c": [taken.power.temperature_c for taken in row.samples],
+        "samples_frequency_hz": [taken.power.frequency_hz for taken in row.samples],
+        "samples_slowed": [taken.slowed for taken in row.samples],
     }
 
 
@@ -146,6 +180,9 @@ COLUMNS: dict[str, Column] = {
     "peak_bytes": lambda _report, run, _row: run.memory and run.memory.peak_bytes,
     "mapped_bytes": lambda _report, run, _row: run.memory and run.memory.mapped_bytes,
     "anonymous_bytes": lambda _report, run, _row: run.memory and run.memory.anonymous_bytes,
+    "temperature_c": lambda _report, _run, row: row.temperature_c,
+    "frequency_hz": lambda _report, _run, row: row.frequency_hz,
+    "slowed": lambda _report, _run, row: " ".join(row.slowed),
 }
 
 

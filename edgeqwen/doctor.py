@@ -1,6 +1,7 @@
 """What this machine has and lacks for running models: a list of small checks, each with the line that mends it.
 
-No engine is loaded and nothing is changed. To add a check: a function that returns a Check, and its line in CHECKS.
+Nothing is changed, and an engine is tried in a process of its own. To add a check: a function that returns a Check, and
+its line in CHECKS.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,19 +19,27 @@ from pathlib import Path
 from typing import Literal
 
 from edgeqwen import device
+from edgeqwen.artifact import is_artifact, open_artifact
 from edgeqwen.choice import choose
+from edgeqwen.engine_probe import engine_fault
 from edgeqwen.engines import ENGINES, Engine, installed_engines
 from edgeqwen.errors import EdgeqwenError
 from edgeqwen.folders import cache_folder
 from edgeqwen.native_engine import BUILD_LINE, library_folder, library_name
 from edgeqwen.outline import outline
 from edgeqwen.plan import Plan, choose_engines
+from edgeqwen.power import read_power
 
 GIB, MIB = 1 << 30, 1 << 20
 MEMORY_LOW = GIB  # Qwen3-0.6B in int4 with 4,096 tokens of context takes about that
 DISK_LOW = 2 * GIB  # Qwen3-0.6B's checkpoint has 1.5 GB, its int4 0.4 GB
+GLIBC_LEAST = (2, 28)  # of the wheels of numpy and onnxruntime: manylinux_2_28
+PORT = 8000  # of `edgeqwen serve`
+SUPPLY = "use the board's own power supply (a Pi 5: 5 V and 5 A, a Pi 4: 5 V and 3 A) and a short cable"
+COOLING = "cool it (a fan, a heat sink, air around it), or give --threads 2"
 COMPILERS = ("c++", "g++", "clang++", "cl")
 Status = Literal["ok", "warn", "fail"]
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +60,32 @@ class Diagnosis:
     can_run: bool
     plan: Plan | None = None
 
+    def wrong(self, *, strict: bool = False) -> bool:
+        """Whether something has to be mended: what fails, and if `strict` what only warns."""
+        return not self.can_run or any(check.status == "fail" or (strict and check.mend) for check in self.checks)
 
-def diagnose(path: Path | None = None) -> Diagnosis:
-    """Check this machine, and what `catalog.locate` found if that is given. It raises nothing: a probe may not know."""
+
+def diagnose(path: Path | None = None, *, port: int = PORT, quick: bool = False, tell: Tell | None = None) -> Diagnosis:
+    """Check this machine, and what `catalog.locate` found if that is given. It raises nothing: a probe may not know.
+
+    `quick` leaves out what takes a second or more: trying the engines, and hashing the model. `tell` hears of those.
+    """
+    tell = tell or (lambda _: None)
     checks = [_run(name, probe) for name, probe in CHECKS.items()]
-    checks += [_run(engine.name, partial(check_engine, engine)) for engine in ENGINES.values()]
+    checks.append(_run("port", partial(check_port, port)))
+    for engine in ENGINES.values():
+        check = _run(engine.name, partial(check_engine, engine))
+        if check.status == "ok" and not quick:
+            tell(f"trying {engine.name}")
+            check = _run(engine.name, partial(try_engine, engine, check))
+        checks.append(check)
     able = all(check.status != "fail" for check in checks if check.name == "system")
     if path is None:
         choice = _run("choice", check_choice)
         return Diagnosis((*checks, choice), able and choice.status != "fail")
-    model, plan = check_model(path)
+    if not quick:
+        tell(f"checking every byte of {path}")
+    model, plan = check_model(path, verify="quick" if quick else "full")
     return Diagnosis((*checks, *model), able and plan is not None, plan)
 
 
@@ -71,12 +97,25 @@ def _run(name: str, probe: Callable[[], Check]) -> Check:
 
 
 def check_system() -> Check:
-    """The operating system; 32-bit ones have no engine."""
+    """The operating system; 32-bit ones have no engine, and old ones no wheels."""
     machine = platform.machine()
     libc = device.libc_name()
     found = f"{device.system_name()}; {machine}" + (f"; {libc}" if libc else "")
     if machine in device.BITS_32 or sys.maxsize < 1 << 32:
         return Check("system", "fail", f"{found}: 32-bit", "install the 64-bit system: no engine is built for this one")
+    return _check_libc(libc or "", found)
+
+
+def _check_libc(libc: str, found: str) -> Check:
+    """Wheels of numpy and onnxruntime need a C library that is not too old."""
+    needed = ".".join(map(str, GLIBC_LEAST))
+    mend = f"install a system with glibc {needed} or later (Debian 12, Raspberry Pi OS 12, Ubuntu 22.04)"
+    if libc.startswith("musl"):
+        return Check("system", "warn", f"{found}: onnxruntime has no wheels for musl", mend)
+    name, _, version = libc.partition(" ")
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    if name == "glibc" and numbers and numbers < GLIBC_LEAST:
+        return Check("system", "fail", f"{found}: wheels need glibc {needed}", mend)
     return Check("system", "ok", found)
 
 
@@ -114,6 +153,34 @@ def check_memory() -> Check:
     return Check("memory", "ok", found)
 
 
+def check_power() -> Check:
+    """Supply, heat and clock: what holds the machine back now, and what did since it was started."""
+    power = read_power()
+    parts = [f"{power.temperature_c:.0f} °C"] if power.temperature_c is not None else []
+    if power.frequency_hz is not None and power.frequency_max_hz is not None:
+        parts.append(f"{power.frequency_hz / 1e6:.0f} of {power.frequency_max_hz / 1e6:.0f} MHz")
+    found = ", ".join(parts) or "the system says nothing of heat and clock"
+    names = power.slowed or power.was_slowed
+    if not names:
+        return Check("power", "ok", found)
+    mend = SUPPLY if "under-voltage" in names else COOLING
+    if power.slowed:
+        return Check("power", "fail", f"{found}; held back now: {', '.join(names)}", mend)
+    return Check("power", "warn", f"{found}; held back since the start: {', '.join(names)}", mend)
+
+
+def check_port(port: int) -> Check:
+    """Whether `edgeqwen serve` can listen there."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            other = free.getsockname()[1]
+        found = f"127.0.0.1:{port} cannot be listened on ({error.strerror})"
+        return Check("port", "warn", found, f"edgeqwen serve MODEL --port {other}")
+    return Check("port", "ok", f"127.0.0.1:{port} is free")
+
+
 def check_cache() -> Check:
     """The folder that models are converted into."""
     folder = cache_folder()
@@ -147,6 +214,19 @@ def check_engine(engine: Engine) -> Check:
     return Check(engine.name, "ok", found)
 
 
+def try_engine(engine: Engine, check: Check) -> Check:
+    """Let an engine run in a process of its own; `check` is what is known of it without that."""
+    fault = engine_fault(engine.name)
+    if fault is None:
+        return check
+    version = pinned_version(engine.distribution)
+    again = f"pip install --force-reinstall --no-cache-dir --no-deps {engine.distribution}"
+    mend = f"{again}=={version}" if version else again
+    if fault.wrong_processor and engine.compiled:
+        mend = f"CMAKE_ARGS=-DGGML_NATIVE=OFF {mend}"
+    return Check(engine.name, "fail", f"{check.found}; {fault.text}", mend)
+
+
 def pinned_version(distribution: str) -> str | None:
     """The one version that our own package asks for, if it asks for one."""
     try:
@@ -176,12 +256,14 @@ def check_choice() -> Check:
     return Check("choice", "ok", "; ".join(found))
 
 
-def check_model(path: Path) -> tuple[list[Check], Plan | None]:
+def check_model(path: Path, *, verify: Literal["quick", "full"] = "full") -> tuple[list[Check], Plan | None]:
     """What is wrong with a model, or how it would run here."""
     try:
         model = outline(path)
+        if is_artifact(path):
+            open_artifact(path, verify=verify)
     except EdgeqwenError as error:
-        return [Check("model", "fail", str(error), "convert it again, or copy it again")], None
+        return [Check("model", "fail", str(error), f"edgeqwen convert again, or copy it again: {path}")], None
     sizes = (f"{kind} {model.types[kind]}, {w.total_bytes / 1e6:.0f} MB" for kind, w in model.weights.items())
     checks = [Check("model", "ok", f"{model.name}: {'; '.join(sizes)}")]
     try:
@@ -212,5 +294,6 @@ CHECKS: dict[str, Callable[[], Check]] = {
     "python": check_python,
     "processor": check_processor,
     "memory": check_memory,
+    "power": check_power,
     "cache": check_cache,
 }

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from scripted_model import END, TOKENIZER, model_saying
 
 from edgeqwen import bench as bench_module
-from edgeqwen import bench_process, speed_record
+from edgeqwen import bench_process, power, speed_record
 from edgeqwen.bandwidth import SMALLEST_BYTES, Bandwidth, read_bandwidth
 from edgeqwen.bench import PRESETS, BenchSettings, bench
 from edgeqwen.bench_process import Request, samples
@@ -288,6 +288,33 @@ def test_one_configuration_that_fails_leaves_the_others(nano_artifact, monkeypat
     assert result.exit_code == 1
     assert "it broke" in result.stderr
     assert result.stdout.count("\n") == 2
+
+
+def test_a_run_that_is_throttled_says_so_and_is_not_remembered(nano_artifact, monkeypatch, tmp_path):
+    """A file stands in for the one of a Raspberry Pi's kernel, and turns hot between two samples."""
+    flags = tmp_path / "devices/platform/soc/soc:firmware/get_throttled"
+    flags.parent.mkdir(parents=True)
+    flags.write_text("0")
+    monkeypatch.setattr(power, "SYSFS", tmp_path)
+
+    def heats_up(_request):
+        yield Sample("load", 0, 0, 0.5)
+        yield Sample("decode", 4, 0, 0.1)
+        flags.write_text("40004")
+        yield Sample("decode", 4, 0, 0.2)
+        flags.write_text("40000")
+        yield Sample("decode", 4, 0, 0.1)
+
+    stub(monkeypatch, heats_up)
+    model = nano_artifact("q8_0")
+    rows = rows_of(bench(model, replace(TINY, threads=(1,))))
+    assert [taken.slowed for taken in rows["decode", 4, 0].samples] == [(), ("throttled",), ()]
+    assert rows["load", 0, 0].slowed == ()
+    assert decode_speeds(outline(model).digest) == {}
+    flags.write_text("0")
+    stub(monkeypatch, lambda _: iter([Sample("decode", 4, 0, 0.1)]))
+    bench(model, replace(TINY, threads=(1,)))
+    assert decode_speeds(outline(model).digest)
 
 
 # The record.

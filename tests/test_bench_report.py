@@ -13,10 +13,11 @@ from PIL import Image, ImageFont
 from edgeqwen import drawing
 from edgeqwen.bandwidth import Bandwidth
 from edgeqwen.bench_plot import _ticks, plot
-from edgeqwen.bench_report import Report, Row, Run, as_dict, flat_rows
+from edgeqwen.bench_report import Report, Row, Run, Taken, as_dict, flat_rows
 from edgeqwen.cli.bench_table import FORMATS
 from edgeqwen.drawing import check_picture, svg, write_picture
 from edgeqwen.errors import EngineMissingError, RequestError
+from edgeqwen.power import Power
 from edgeqwen.process_memory import Memory
 from edgeqwen.speed import Sample
 
@@ -25,10 +26,11 @@ MIB = 1 << 20
 
 def made_up(model="model", **changes):
     """A report whose figures can be worked out by hand."""
-    decode = tuple(Sample("decode", 10, 0, seconds, native_s=0.9 * seconds) for seconds in (0.5, 1.0, 0.25))
+    samples = (Sample("decode", 10, 0, seconds, native_s=0.9 * seconds) for seconds in (0.5, 1.0, 0.25))
+    decode = tuple(map(Taken, samples))
     row = Row("decode", 10, 0, decode, bytes_per_token=2.5e8)
-    first = Row("first_token", 128, 0, (Sample("first_token", 128, 0, 0.0123),))
-    load = Row("load", 0, 0, (Sample("load", 0, 0, 2.5), Sample("load", 0, 0, 1.5)))
+    first = Row("first_token", 128, 0, (Taken(Sample("first_token", 128, 0, 0.0123)),))
+    load = Row("load", 0, 0, (Taken(Sample("load", 0, 0, 2.5)), Taken(Sample("load", 0, 0, 1.5))))
     memory = Memory(300 * MIB, 100 * MIB, 200 * MIB)
     run = Run(
         "llamacpp", "1.2", "gguf", "q4_0", 2, "f16", 512, Bandwidth(1e10, 2, 256 * MIB), memory, (load, first, row)
@@ -75,6 +77,41 @@ def test_a_stopped_report_says_so():
 def test_weights_in_the_processors_cache_are_marked():
     assert "memory does not limit" not in FORMATS["md"](made_up())
     assert "memory does not limit" in FORMATS["md"](made_up(cache_bytes=1 << 30))
+
+
+def hot():
+    """The made-up report on a board that was throttled in one sample of the decoding; its readings are made up, too."""
+    report = made_up()
+    (run,) = report.runs
+    cool, warm = Power(48.2, 2_400_000_000, 2_400_000_000), Power(84.6, 1_500_000_000, 2_400_000_000, ("throttled",))
+    decode = run.rows[2]
+    taken = [replace(one, power=cool) for one in decode.samples[:2]]
+    taken.append(replace(decode.samples[2], power=warm, slowed=warm.slowed))
+    rows = (*run.rows[:2], replace(decode, samples=tuple(taken)))
+    return replace(report, runs=(replace(run, rows=rows),))
+
+
+def test_heat_and_clock_stand_beside_every_sample_and_a_throttled_run_says_so():
+    text = FORMATS["md"](hot())
+    assert re.search(r"\| decode 10 ! +\|", text)
+    flat = " ".join(text.split())
+    assert "heat and clock: 48 to 85 °C, 1500 to 2400 of 2400 MHz" in flat
+    assert "! the machine was held back in 1 of 6 samples (throttled): it can do better" in flat
+    assert max(map(len, text.splitlines())) <= 80
+    row = as_dict(hot())["runs"][0]["rows"][2]
+    assert row["samples_temperature_c"] == [48.2, 48.2, 84.6]
+    assert row["samples_frequency_hz"] == [2_400_000_000, 2_400_000_000, 1_500_000_000]
+    assert row["samples_slowed"] == [(), (), ("throttled",)]
+    assert as_dict(hot())["slowed"] == ("throttled",)
+    flat_row = list(flat_rows(hot()))[2]
+    assert (flat_row["temperature_c"], flat_row["frequency_hz"], flat_row["slowed"]) == (84.6, 1.5e9, "throttled")
+
+
+def test_a_run_at_full_speed_says_nothing_of_throttling():
+    text = FORMATS["md"](made_up())
+    assert "held back" not in text
+    assert "!" not in text
+    assert "heat and clock: this system does not tell them" in " ".join(text.split())
 
 
 def test_names_cannot_command_a_terminal():

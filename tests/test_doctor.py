@@ -2,6 +2,8 @@
 
 import json
 import platform
+import shutil
+import socket
 import sys
 import time
 
@@ -11,7 +13,9 @@ from click.testing import CliRunner
 from edgeqwen import device, doctor
 from edgeqwen.cli import edgeqwen
 from edgeqwen.doctor import diagnose
+from edgeqwen.engine_probe import Fault
 from edgeqwen.engines import ENGINES, Engine
+from edgeqwen.power import Power
 from edgeqwen.speed_record import Speed, keep_speeds
 
 GIB = 1 << 30
@@ -20,6 +24,23 @@ GIB = 1 << 30
 def found(path=None):
     """name -> check."""
     return {check.name: check for check in diagnose(path).checks}
+
+
+@pytest.fixture(autouse=True)
+def engines_run(monkeypatch):
+    """No engine is tried, but where a test does it; its machine is cool and the port is free."""
+    tried = doctor.engine_fault
+    monkeypatch.setattr(doctor, "engine_fault", lambda _: None)
+    monkeypatch.setattr(doctor, "read_power", Power)
+    monkeypatch.setattr(doctor.socket, "create_server", lambda _: Free())
+    return tried
+
+
+class Free:
+    """A socket that could be bound."""
+
+    def close(self):
+        pass
 
 
 @pytest.fixture
@@ -39,7 +60,9 @@ def test_a_machine_that_is_well(installed):
     diagnosis = diagnose()
     checks = {check.name: check for check in diagnosis.checks}
     assert diagnosis.can_run
-    assert list(checks) == ["system", "python", "processor", "memory", "cache", "llamacpp", "ort", "choice"]
+    assert list(checks) == [
+        "system", "python", "processor", "memory", "power", "cache", "port", "llamacpp", "ort", "choice",
+    ]  # fmt: skip
     assert platform.machine() in checks["system"].found
     assert sys.executable in checks["python"].found
     assert checks["llamacpp"].found == "llama-cpp-python 0.3.36, reads gguf"
@@ -142,8 +165,92 @@ def test_a_probe_that_fails_hides_nothing(monkeypatch, probe):
     checks = diagnose().checks
     (unknown,) = [check for check in checks if check.found.startswith("unknown")]
     assert unknown.found == "unknown (OSError: the sensor is gone)"
-    assert len(checks) == 8
+    assert len(checks) == 10
     assert diagnose().can_run
+
+
+def test_a_libc_that_is_too_old_for_wheels_is_told(monkeypatch):
+    for name, status in (("glibc 2.24", "fail"), ("glibc 2.28", "ok"), ("glibc 2.36", "ok"), ("musl", "warn")):
+        monkeypatch.setattr(device, "libc_name", lambda name=name: name)
+        check = found()["system"]
+        assert check.status == status
+        assert ("install a system with glibc 2.28 or later" in check.mend) is (status != "ok")
+    monkeypatch.setattr(device, "libc_name", lambda: None)
+    assert found()["system"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("reading", "status", "told", "mend"),
+    [
+        (Power(48.0, 2_400_000_000, 2_400_000_000), "ok", "48 °C, 2400 of 2400 MHz", ""),
+        (Power(slowed=("under-voltage", "throttled")), "fail", "now: under-voltage, throttled", "power supply"),
+        (Power(84.6, slowed=("throttled",)), "fail", "85 °C; held back now: throttled", "cool it"),
+        (Power(was_slowed=("under-voltage",)), "warn", "since the start: under-voltage", "power supply"),
+    ],
+)
+def test_heat_and_supply(installed, monkeypatch, reading, status, told, mend):
+    """The readings are made up: they stand in for a Raspberry Pi."""
+    installed("ort")
+    monkeypatch.setattr(doctor, "read_power", lambda: reading)
+    check = found()["power"]
+    assert check.status == status
+    assert told in check.found
+    assert mend in check.mend
+    assert bool(check.mend) is (status != "ok")
+    assert diagnose().wrong() is (status == "fail")
+    assert diagnose().wrong(strict=True)  # llama.cpp is missing
+
+
+def test_a_port_that_is_taken_is_told(monkeypatch):
+    monkeypatch.undo()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        check = doctor.check_port(port)
+        assert check.status == "warn"
+        assert f"127.0.0.1:{port} cannot be listened on" in check.found
+        line, _, free = check.mend.rpartition(" ")
+        assert line == "edgeqwen serve MODEL --port"
+        assert int(free) != port
+    assert doctor.check_port(int(free)).status == "ok"
+
+
+# An engine that is there and does not run.
+
+
+def test_an_engine_that_runs(engines_run):
+    assert [engines_run(name) for name in ENGINES] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("os.kill(os.getpid(), 4)", "built for another processor"),
+        ("os.kill(os.getpid(), 11)", "it died of SIGSEGV"),
+        ("raise OSError('libllama.so: cannot open')", "OSError: libllama.so: cannot open"),
+    ],
+)
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_that_dies_takes_nothing_with_it(engines_run, monkeypatch, tmp_path, name, body, told):
+    """A module that dies when it is imported stands in for a library that was built for another processor."""
+    (tmp_path / f"{ENGINES[name].module}.py").write_text(f"import os\n{body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert told in engines_run(name).text
+
+
+def test_the_line_that_mends_a_wrong_build_builds_for_this_machine(installed, monkeypatch):
+    installed("llamacpp", "ort")
+    pinned = doctor.pinned_version("llama-cpp-python")
+    reinstall = "pip install --force-reinstall --no-cache-dir --no-deps"
+    for fault, line in (
+        (Fault("wrong", wrong_processor=True), f"CMAKE_ARGS=-DGGML_NATIVE=OFF {reinstall} llama-cpp-python=={pinned}"),
+        (Fault("it died"), f"{reinstall} llama-cpp-python=={pinned}"),
+    ):
+        monkeypatch.setattr(doctor, "engine_fault", lambda name, fault=fault: fault if name == "llamacpp" else None)
+        check = found()["llamacpp"]
+        assert (check.status, check.mend) == ("fail", line)
+        assert fault.text in check.found
+        assert diagnose().wrong()
+        assert not diagnose(quick=True).wrong()
 
 
 # A model.
@@ -179,7 +286,20 @@ def test_a_damaged_model(tmp_path):
     diagnosis = diagnose(tmp_path / "x.gguf")
     assert not diagnosis.can_run
     assert diagnosis.checks[-1].status == "fail"
-    assert diagnosis.checks[-1].mend
+    assert str(tmp_path / "x.gguf") in diagnosis.checks[-1].mend
+
+
+def test_a_model_with_one_wrong_bit(nano_artifact, tmp_path):
+    folder = shutil.copytree(nano_artifact("q8_0"), tmp_path / "nano")
+    (weights,) = folder.glob("*.gguf")
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    diagnosis = diagnose(folder)
+    assert not diagnosis.can_run
+    assert f"{weights} has the sha256" in diagnosis.checks[-1].found
+    assert "copy it again" in diagnosis.checks[-1].mend
+    assert diagnose(folder, quick=True).can_run
 
 
 # The command.
@@ -192,6 +312,20 @@ def test_the_command_says_it_in_lines(installed):
     assert "\nwarn  ort        not installed; it reads onnx\n" in result.stdout
     assert "\n                 -> pip install 'edgeqwen[onnx]'\n" in result.stdout
     assert result.stdout.endswith("Models can run here.\n")
+
+
+def test_the_exit_code_says_whether_something_is_wrong(installed, monkeypatch):
+    installed("llamacpp", "ort")
+    assert CliRunner().invoke(edgeqwen, ["doctor", "--strict"]).exit_code == 0
+    monkeypatch.setattr(doctor, "read_power", lambda: Power(was_slowed=("throttled",)))
+    assert CliRunner().invoke(edgeqwen, ["doctor"]).exit_code == 0
+    assert CliRunner().invoke(edgeqwen, ["doctor", "--strict"]).exit_code == 1
+    monkeypatch.setattr(doctor, "read_power", lambda: Power(slowed=("throttled",)))
+    result = CliRunner().invoke(edgeqwen, ["doctor"])
+    assert result.exit_code == 1
+    assert result.stdout.endswith("Models can run here, but something fails: mend it.\n")
+    data = json.loads(CliRunner().invoke(edgeqwen, ["doctor", "--json"]).stdout)
+    assert (data["can_run"], data["wrong"]) == (True, True)
 
 
 def test_the_command_fails_where_nothing_can_run(installed, nano_artifact):

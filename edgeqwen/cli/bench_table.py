@@ -52,7 +52,7 @@ def _speed(report: Report, run: Run, row: Row) -> dict[str, str]:
         cached = report.cache_bytes is not None and report.weights_bytes[run.format] < report.cache_bytes
         share = f"{100 * part:.0f} % of {run.bandwidth.bytes_per_s / 1e9:.1f} GB/s" + " *" * cached
     return _run(run) | {
-        "test": f"{TITLES[row.test]} {row.tokens or ''}".strip(),
+        "test": f"{TITLES[row.test]} {row.tokens or ''}".strip() + " !" * bool(row.slowed),
         "depth": str(row.depth) if row.tokens else "",
         "median": median,
         "min - max": between * (len(row.samples) > 1),
@@ -105,10 +105,29 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"- memory bandwidth: {run.bandwidth.bytes_per_s / 1e9:.1f} GB/s: {run.bandwidth.method}"
     if any(report.cache_bytes and size < report.cache_bytes for size in report.weights_bytes.values()):
         yield "- * these weights fit into the processor's cache: memory does not limit them"
+    yield from _power(report)
     if any(run.memory for run in report.runs):
         yield (
             "- memory: peaks of the whole process, in all and of the parts, which peak at different times; "
             "mapped pages of files can be dropped, anonymous ones cannot; cache that no test filled may not count"
+        )
+
+
+def _power(report: Report) -> Iterator[str]:
+    """Heat and clock over all samples, and whether something held the machine back."""
+    taken = [taken for run in report.runs for row in run.rows for taken in row.samples]
+    heat = [t for one in taken if (t := one.power.temperature_c) is not None]
+    clock = [f / 1e6 for one in taken if (f := one.power.frequency_hz) is not None]
+    most = max((f / 1e6 for one in taken if (f := one.power.frequency_max_hz) is not None), default=0)
+    parts = [f"{min(heat):.0f} to {max(heat):.0f} °C"] if heat else []
+    if clock:
+        parts.append(f"{min(clock):.0f} to {max(clock):.0f} of {most:.0f} MHz")
+    yield f"- heat and clock: {', '.join(parts) or 'this system does not tell them'}"
+    if report.slowed:
+        count = sum(bool(one.slowed) for one in taken)
+        yield (
+            f"- ! the machine was held back in {count} of {len(taken)} samples ({', '.join(report.slowed)}): "
+            "it can do better; edgeqwen doctor says what mends it"
         )
 
 
