@@ -207,7 +207,7 @@ def check_engine(engine: Engine) -> Check:
         try:
             there = _has_library()
         except EdgeqwenError as error:  # its last words say what would work
-            return Check(engine.name, "warn", f"{found}; {error}", str(error).rpartition(": ")[2])
+            return Check(engine.name, "fail", f"{found}; {error}", str(error).rpartition(": ")[2])
         if not there:
             mend = f"install an engine wheel ({BUILD_LINE}) or {engine.pip_line} --force-reinstall"
             return Check(engine.name, "warn", f"{found}; its library is missing", mend)
