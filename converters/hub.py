@@ -32,6 +32,7 @@ _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _TIMEOUT_S = 10.0
+_CONFIG_BYTES = 1 << 20
 _SPARE_BYTES = 64 << 20  # left free on the disk of the cache
 
 
@@ -77,6 +78,33 @@ def fetch(
             source.reference.parent.mkdir(parents=True, exist_ok=True)
             source.reference.write_text(repository.commit)  # only now: an offline call finds what is complete
     return repository.snapshot
+
+
+def fetch_config(model_id: str, *, offline: bool = False) -> Path:
+    """Return the config.json of a model, of the cache or downloaded alone: nothing else of it is fetched.
+
+    DownloadError as of `fetch`.
+    """
+    source = _source(model_id, None)
+    if offline or _is_set("HF_HUB_OFFLINE"):
+        found = source.folder / "snapshots" / _referred(source) / "config.json"
+        if not _referred(source) or not found.is_file():
+            raise DownloadError(
+                f"{model_id}: no config.json of it in {source.cache}, and offline; name a published model such as "
+                "Qwen/Qwen3-0.6B, or the folder of a checkpoint"
+            )
+        return found
+    with _translated(source):
+        token = _token(source.endpoint)
+        commit, siblings = _asked(source, token)
+        if "config.json" not in siblings:
+            raise DownloadError(f"{model_id} on {source.endpoint} has no config.json; found {sorted(siblings)!r:.200}")
+        file = _remote_file(siblings["config.json"])
+        if file.size > _CONFIG_BYTES:
+            raise DownloadError(f"{model_id}: its config.json has {file.size} bytes; at most {_CONFIG_BYTES} are read")
+        repository = Repository(source.folder, commit)
+        _fetch_files(source, repository, [file], token, None)
+    return repository.snapshot / "config.json"
 
 
 def _source(model_id: str, revision: str | None) -> _Source:
@@ -140,6 +168,13 @@ def _token(endpoint: str) -> str | bool:
 
 def _listing(source: _Source, token: str | bool) -> tuple[Repository, list[RemoteFile]]:
     """Ask the hub for the commit and the files that are needed of it, small ones first."""
+    commit, siblings = _asked(source, token)
+    files = [_remote_file(siblings[name]) for name in _wanted(source, siblings)]
+    return Repository(source.folder, commit), sorted(files, key=lambda file: file.size)
+
+
+def _asked(source: _Source, token: str | bool) -> tuple[str, dict[str, Any]]:
+    """Ask the hub for the commit and what it says of every file, by name."""
     from huggingface_hub import HfApi  # noqa: PLC0415
 
     api = HfApi(endpoint=source.endpoint, token=token)
@@ -149,9 +184,7 @@ def _listing(source: _Source, token: str | bool) -> tuple[Repository, list[Remot
         raise DownloadError(f"{source.endpoint} does not answer as a hub does; is HF_ENDPOINT right?") from None
     if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
         raise DownloadError(f"{source.endpoint} gives {info.sha!r:.80} as the commit of {source.model_id}: not a hub?")
-    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-    files = [_remote_file(siblings[name]) for name in _wanted(source, siblings)]
-    return Repository(source.folder, info.sha), sorted(files, key=lambda file: file.size)
+    return info.sha, {sibling.rfilename: sibling for sibling in info.siblings or ()}
 
 
 def _wanted(source: _Source, names: Iterable[str]) -> list[str]:

@@ -14,8 +14,9 @@ from edgeqwen.bench_report import Report, Row, Run, Taken
 from edgeqwen.device import cpu_name, largest_cache_bytes, machine_facts, memory_available_bytes, physical_cores
 from edgeqwen.engines import AUTO, ENGINES, Engine, installed_engines
 from edgeqwen.errors import EdgeqwenError, RequestError
+from edgeqwen.memory_need import kv_bytes_per_token
 from edgeqwen.outline import Outline, outline
-from edgeqwen.plan import choose_engines, kv_bytes_per_token, whole_number
+from edgeqwen.plan import choose_engines, whole_number
 from edgeqwen.power import Power, read_power
 from edgeqwen.process_memory import Memory
 from edgeqwen.speed import Sample

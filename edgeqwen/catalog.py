@@ -18,8 +18,8 @@ from edgeqwen.errors import ArtifactBusyError, ArtifactError, RequestError
 from edgeqwen.folders import cache_folder
 from edgeqwen.gguf import GgufFile, open_gguf, shape_of
 from edgeqwen.manifest import MANIFEST
+from edgeqwen.memory_need import Weights, onnx_weights, weights_of
 from edgeqwen.onnx_file import check_onnx
-from edgeqwen.plan import Weights, weights_of
 from edgeqwen.template import ChatTemplate, find_template, is_known
 from edgeqwen.tokenizer import Tokenizer
 from edgeqwen.types import DEFAULT_TYPE, ModelShape
@@ -277,7 +277,7 @@ def _from_artifact(artifact: Artifact, format: str, *, trust_template: bool) -> 
             raise ArtifactError(f"{artifact.path}: manifest.json and {weights_path.name} are of different shapes")
     else:
         sizes = {name: payload.size for name, payload in manifest.files.items()}
-        weights = Weights(check_onnx(weights_path, sizes).weight_bytes, {})
+        weights = onnx_weights(check_onnx(weights_path, sizes).tensors)
     return Found(
         name=manifest.name,
         weights_path=weights_path,

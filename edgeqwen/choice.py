@@ -20,6 +20,7 @@ def choose(
     gpu_layers: int = 0,
     parallel: int | None = None,
     device: Device | None = None,
+    force: bool = False,
 ) -> Plan:
     """The plan of the best engine that fits into memory, with its reasons; the errors are those of `edgeqwen.plan`."""
     choices = choose_engines(
@@ -35,7 +36,7 @@ def choose(
             return plan(
                 model.shape, model.weights[ENGINES[choice.engine].format], here,
                 engine=choice, context_length=context_length, threads=threads, kv_type=kv_type, gpu_layers=gpu_layers,
-                parallel=parallel,
+                parallel=parallel, force=force and best is choices[-1],
             )  # fmt: skip
         except MemoryShortError as error:
             short[choice.engine] = error

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgeqwen.errors import EngineMissingError
 
 CPU_FOLDER = Path("/sys/devices/system/cpu")
 CGROUP_FOLDER = Path("/sys/fs/cgroup")
+CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")
 MEMINFO = Path("/proc/meminfo")
 CPUINFO = Path("/proc/cpuinfo")
 BITS_32 = frozenset({"armv6l", "armv7l", "i386", "i686"})  # of platform.machine()
@@ -43,6 +44,7 @@ class Device:
     machine: str  # platform.machine(): x86_64, aarch64, arm64
     physical_cores: int  # that this process may use; SMT siblings and efficiency cores cost more than they bring
     memory_available_bytes: int | None  # without swapping, within the cgroup's limit
+    features: tuple[str, ...] | None = None  # instruction sets, of FEATURES
 
 
 def this_device() -> Device:
@@ -50,7 +52,7 @@ def this_device() -> Device:
     machine = platform.machine()
     if machine in BITS_32:
         raise EngineMissingError(f"this is a 32-bit system ({machine}); install the 64-bit one: no engine runs here")
-    return Device(machine, physical_cores(), memory_available_bytes())
+    return Device(machine, physical_cores(), memory_available_bytes(), cpu_features())
 
 
 def physical_cores(folder: Path = CPU_FOLDER) -> int:
@@ -152,22 +154,42 @@ def memory_total_bytes(meminfo: Path = MEMINFO) -> int | None:
     return _meminfo(meminfo).get("MemTotal")
 
 
-def memory_available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP_FOLDER) -> int | None:
+def memory_available_bytes(
+    meminfo: Path = MEMINFO, cgroup: Path = CGROUP_FOLDER, membership: Path = CGROUP_MEMBERSHIP
+) -> int | None:
     """Bytes that can still be used without swapping: MemAvailable, or less where a cgroup says so."""
-    available, left = _meminfo(meminfo).get("MemAvailable"), cgroup_left_bytes(cgroup)
+    available, left = _meminfo(meminfo).get("MemAvailable"), cgroup_left_bytes(cgroup, membership)
     return available if available is None or left is None else min(available, left)
 
 
-def cgroup_left_bytes(cgroup: Path = CGROUP_FOLDER) -> int | None:
-    """Bytes that this process's cgroup may still take, reclaimable cache included; None without a limit."""
-    limit = _text(cgroup / "memory.max") or _text(cgroup / "memory/memory.limit_in_bytes")
-    used = _text(cgroup / "memory.current") or _text(cgroup / "memory/memory.usage_in_bytes")
-    if not limit or not limit.isdecimal() or not used:
+def cgroup_left_bytes(cgroup: Path = CGROUP_FOLDER, membership: Path = CGROUP_MEMBERSHIP) -> int | None:
+    """Bytes that this process's cgroup and those above it may still take, reclaimable cache included; None: no limit.
+
+    Version 2 has one tree, version 1 one for memory; in a container, its own cgroup is mostly the root that it sees.
+    """
+    left = []
+    for line in (_text(membership) or "0::/").splitlines():
+        number, controllers, path = [*line.split(":", 2), "", "/"][:3]
+        if number != "0" and "memory" not in controllers.split(","):
+            continue
+        root = cgroup / "memory" if controllers else cgroup
+        inner = PurePosixPath(path.lstrip("/"))
+        left += [_left_in(root / folder) for folder in (inner, *inner.parents) if ".." not in folder.parts]
+    left += [_left_in(cgroup), _left_in(cgroup / "memory")]
+    return min((bytes_left for bytes_left in left if bytes_left is not None), default=None)
+
+
+def _left_in(folder: Path) -> int | None:
+    """Bytes that one cgroup may still take."""
+    limits = [_text(folder / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
+    limit = min((int(text) for text in limits if text and text.isdecimal()), default=None)
+    used = _text(folder / "memory.current") or _text(folder / "memory.usage_in_bytes")
+    if limit is None or not used or not used.isdecimal():
         return None
-    stat = _text(cgroup / "memory.stat") or _text(cgroup / "memory/memory.stat") or ""
+    stat = _text(folder / "memory.stat") or ""
     figures = dict(line.split() for line in stat.splitlines() if line.count(" ") == 1)
     reclaimable = int(figures.get("inactive_file", 0)) + int(figures.get("active_file", 0))
-    return max(0, int(limit) - int(used) + reclaimable)
+    return max(0, limit - int(used) + reclaimable)
 
 
 def _meminfo(path: Path) -> dict[str, int]:

@@ -284,7 +284,7 @@ def _need(plan: Plan) -> str:
     return (
         f"{need.total_bytes // MIB} MiB for {plan.context_length} tokens of context: weights "
         f"{(need.weights_bytes + need.repacked_bytes) // MIB}, KV cache {need.kv_bytes // MIB} ({plan.kv_type}), "
-        f"the rest {(need.compute_bytes + need.process_bytes) // MIB}"
+        f"the rest {(need.compute_bytes + need.logits_bytes + need.process_bytes + need.library_bytes) // MIB}"
     )
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from edgeqwen.artifact import Artifact, open_artifact
 from edgeqwen.catalog import NANO, locate_converted, model_name
+from edgeqwen.device import cpu_features
 from edgeqwen.gguf import GGML_TYPES, open_gguf, shape_of
 from edgeqwen.manifest import MANIFEST
+from edgeqwen.memory_need import Weights, memory_need, onnx_weights, weights_of
 from edgeqwen.onnx_file import check_onnx
-from edgeqwen.plan import MemoryNeed, Weights, memory_need, weights_of
 from edgeqwen.template import is_known
 from edgeqwen.types import DEFAULT_TYPE, ModelShape
 
@@ -111,14 +112,14 @@ def _artifact(path: Path, *, verify: bool) -> Inspection:
 
 
 def _weights(artifact: Artifact) -> tuple[tuple[TensorLine, ...], tuple[MemoryLine, ...]]:
-    """Tensors and memory of the format that stands first in the manifest; ONNX Runtime's cache has 32 bits."""
+    """Tensors and memory of the format that stands first in the manifest."""
     if "gguf" in artifact.manifest.formats:
         inner = _gguf(artifact.file("gguf"))
         return inner.tensors, inner.memory
     sizes = {name: payload.size for name, payload in artifact.manifest.files.items()}
     checked = check_onnx(artifact.file("onnx"), sizes)
     tensors = tuple(TensorLine(t.name, t.type, t.dims, t.nbytes) for t in checked.tensors)
-    return tensors, _memory(artifact.manifest.shape, Weights(checked.weight_bytes, {}), "f32")
+    return tensors, _memory(artifact.manifest.shape, onnx_weights(checked.tensors), "ort")
 
 
 def _gguf(path: Path) -> Inspection:
@@ -163,22 +164,19 @@ def _template(source: str | None, *, trusted: bool = False) -> str:
     return "unknown, trusted when it was converted: sandboxed" if trusted else "unknown: needs --trust-template"
 
 
-def _memory(shape: ModelShape, weights: Weights, kv_type: str = "f16") -> tuple[MemoryLine, ...]:
+def _memory(shape: ModelShape, weights: Weights, engine: str = "llamacpp") -> tuple[MemoryLine, ...]:
     contexts = [context for context in CONTEXTS if context <= shape.max_position_embeddings]
     return tuple(
         MemoryLine(
             context,
-            _parts(memory_need(shape, weights, machine=platform.machine(), context_length=context, kv_type=kv_type)),
+            memory_need(
+                shape,
+                weights,
+                machine=platform.machine(),
+                features=cpu_features(),
+                context_length=context,
+                engine=engine,
+            ).parts,
         )
         for context in contexts
     )
-
-
-def _parts(need: MemoryNeed) -> dict[str, int]:
-    return {
-        "weights": need.weights_bytes,
-        "repacked": need.repacked_bytes,
-        "KV cache": need.kv_bytes,
-        "compute": need.compute_bytes,
-        "process": need.process_bytes,
-    }

@@ -202,6 +202,7 @@ def load(  # noqa: PLR0913 - what one may say of loading
     offline: bool = False,
     verify: bool = False,
     trust_template: bool = False,
+    force: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Model:
     """Open a model: an artifact's folder, a GGUF file, `nano`, or a hub id, which is converted on first use.
@@ -211,7 +212,7 @@ def load(  # noqa: PLR0913 - what one may say of loading
     llamacpp or ort, `kv_type` the type of its cache (default f16, of ort f32), `parallel` the number of answers that a
     server runs side by side. `verify` checks every hash first;
     `trust_template` accepts a chat template that is not known and renders it in a sandbox. Raises EdgeqwenError's
-    children; MemoryShortError comes before anything is loaded that would not fit.
+    children; MemoryShortError comes before anything is loaded that would not fit, unless `force` takes that risk.
     """
     from edgeqwen.backends import open_backend  # noqa: PLC0415 - what converts and what runs is loaded on use
     from edgeqwen.catalog import find, locate  # noqa: PLC0415
@@ -223,7 +224,7 @@ def load(  # noqa: PLR0913 - what one may say of loading
     chosen = choose(
         outline(path), engine=engine,
         context_length=context_length, threads=threads, kv_type=kv_type, gpu_layers=gpu_layers,
-        parallel=parallel,
+        parallel=parallel, force=force,
     )  # fmt: skip
     found = find(path, format=ENGINES[chosen.engine].format, verify=verify, trust_template=trust_template)
     for reason in chosen.reasons:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edgeqwen.artifact import Artifact, open_artifact
 from edgeqwen.gguf import open_gguf, shape_of
-from edgeqwen.plan import Weights, weights_of
+from edgeqwen.memory_need import Weights, onnx_weights, weights_of
+from edgeqwen.onnx_file import check_onnx
 from edgeqwen.types import ModelShape
 
 
@@ -42,12 +43,8 @@ def outline(path: Path) -> Outline:
 def _weights(artifact: Artifact, format: str) -> Weights:
     if format == "gguf":
         return _gguf(artifact.file(format))[1]
-    # The graph and its data file: their sizes are the tensors' but for some kilobytes. Of the tables of the rotary
-    # embedding, cos and sin in FP32 [positions, head_dim / 2], a token reads one row each.
-    manifest = artifact.manifest
-    sizes = (payload.size for name, payload in manifest.files.items() if name.endswith((".onnx", ".data")))
-    rotary = manifest.shape.max_position_embeddings * manifest.shape.head_dim * 4
-    return Weights(sum(sizes), {}, lookup_bytes=rotary)
+    sizes = {name: payload.size for name, payload in artifact.manifest.files.items()}
+    return onnx_weights(check_onnx(artifact.file(format), sizes).tensors)
 
 
 def _gguf(path: Path) -> tuple[ModelShape, Weights, str]:

@@ -1,85 +1,31 @@
-"""What a model needs in memory and how it is loaded here; arithmetic over a shape and a device, no engine."""
+"""How a model is loaded on a device: engine, context, cache type, layout of the weights, threads; and why so."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 from edgeqwen.device import Device
 from edgeqwen.engines import AUTO, ENGINES, Engine, engine_named
 from edgeqwen.errors import ArtifactError, EngineMissingError, MemoryShortError, RequestError
+from edgeqwen.memory_need import (
+    AS_STORED,
+    KV_BYTES,
+    MIB,
+    ONCE,
+    STEP_ROWS,
+    TWICE,
+    Layout,
+    MemoryNeed,
+    Weights,
+    kv_bytes_per_token,
+    memory_need,
+    with_aside,
+)
 from edgeqwen.types import ModelShape
 
 CONTEXT_DEFAULT = 4096  # tokens: a chat of some pages; 448 MiB of KV cache for Qwen3-0.6B and 1.7B
-KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}  # of one value, block scales included
-# Types that llama.cpp lays out anew at load time (ggml/src/ggml-cpu/repack.cpp).
-REPACKED = {
-    "x86_64": frozenset({"Q4_0", "Q4_K", "IQ4_NL"}),
-    "aarch64": frozenset({"Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL"}),
-}
-REPACKED["amd64"], REPACKED["arm64"] = REPACKED["x86_64"], REPACKED["aarch64"]
-PROCESS_BYTES = 130 << 20  # Python, numpy, the tokenizer of 151,669 tokens, llama.cpp's libraries
-ASIDE_TOKENS = 256  # a piece of a prompt: larger ones are computed no faster, and smaller ones stopped sooner
-STEP_ROWS = 32  # of logits that a step gives at most, one for every answer that runs in it
 RESERVE = 0.9  # of the available memory; the rest is for everybody else
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Bytes of a model file's tensors: all of them, and by GGUF type those of the matrices in the blocks."""
-
-    total_bytes: int
-    matrix_bytes: Mapping[str, int]
-    lookup_bytes: int = 0  # an embedding that is no head as well: a token reads one row of it
-
-    @property
-    def read_bytes(self) -> int:
-        """Bytes that every generated token reads."""
-        return self.total_bytes - self.lookup_bytes
-
-    def repacked_bytes(self, machine: str) -> int:
-        kinds = REPACKED.get(machine.lower(), frozenset())
-        return sum(size for kind, size in self.matrix_bytes.items() if kind in kinds)
-
-
-class Sized(Protocol):
-    """A tensor of a file: its name and type are GGUF's."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def type(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def nbytes(self) -> int: ...
-
-
-def weights_of(tensors: Iterable[Sized]) -> Weights:
-    """Sum up a file's tensors."""
-    matrices, sizes = dict[str, int](), dict[str, int]()
-    for tensor in tensors:
-        sizes[tensor.name] = tensor.nbytes
-        if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
-            matrices[tensor.type] = matrices.get(tensor.type, 0) + tensor.nbytes
-    tied = "output.weight" not in sizes
-    return Weights(sum(sizes.values()), matrices, 0 if tied else sizes.get("token_embd.weight", 0))
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryNeed:
-    """Bytes at the peak. `weights_bytes` are a mapped file that can be dropped and read again; the rest is not."""
-
-    weights_bytes: int
-    repacked_bytes: int
-    kv_bytes: int
-    compute_bytes: int
-    process_bytes: int = PROCESS_BYTES
-
-    @property
-    def total_bytes(self) -> int:
-        return self.weights_bytes + self.repacked_bytes + self.kv_bytes + self.compute_bytes + self.process_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +33,7 @@ class Plan:
     """How a model is loaded on a device, what that needs, and why it was chosen.
 
     Without `mmap` the file is read: weights that the engine lays out anew are then in memory once and not twice.
+    Without `repack` none is laid out anew: prompts are slower, and all weights stay pages of the file.
     `sequences` share `pool_tokens` of KV cache: a server's answers side by side, and prefixes that are kept.
     """
 
@@ -101,53 +48,8 @@ class Plan:
     sequences: int = 1
     pool_tokens: int | None = None  # None: context_length
     aside_threads: int = 0  # of `threads`, for prompts that are computed beside running answers
-
-
-def kv_bytes_per_token(shape: ModelShape, kv_type: str = "f16") -> int:
-    """Bytes of KV cache that one token takes: 112 KiB for Qwen3-0.6B and 1.7B in f16."""
-    values = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
-    return round(values * KV_BYTES[kv_type])
-
-
-def memory_need(
-    shape: ModelShape,
-    weights: Weights,
-    *,
-    machine: str,
-    context_length: int,
-    kv_type: str = "f16",
-    mmap: bool = True,
-    step_tokens: int = 512,
-    step_rows: int = STEP_ROWS,
-) -> MemoryNeed:
-    """Bytes that a model of this shape needs at a context length, with a mapped file or one that is read.
-
-    For a server `context_length` is that of all its sequences together.
-    """
-    widest = 2 * shape.intermediate_size + 2 * shape.hidden_size + 2 * shape.num_attention_heads * shape.head_dim
-    compute = 4 * step_tokens * widest + 4 * 2 * step_rows * shape.vocab_size
-    if kv_type == "f32":  # no flash attention: the scores of a step stand in memory
-        compute += 4 * step_tokens * context_length * shape.num_attention_heads
-    return MemoryNeed(
-        weights_bytes=weights.total_bytes,
-        repacked_bytes=weights.repacked_bytes(machine) if mmap else 0,
-        kv_bytes=context_length * kv_bytes_per_token(shape, kv_type),
-        compute_bytes=compute,
-    )
-
-
-def with_aside(need: MemoryNeed, shape: ModelShape, context_length: int, kv_type: str) -> MemoryNeed:
-    """And a second context, of one sequence, that computes prompts in pieces of ASIDE_TOKENS."""
-    second = memory_need(
-        shape, Weights(0, {}), machine="",
-        context_length=context_length, kv_type=kv_type, step_tokens=ASIDE_TOKENS, step_rows=2,
-    )  # fmt: skip
-    handed_over = ASIDE_TOKENS * kv_bytes_per_token(shape, kv_type)
-    return replace(
-        need,
-        kv_bytes=need.kv_bytes + second.kv_bytes,
-        compute_bytes=need.compute_bytes + second.compute_bytes + 2 * handed_over,
-    )
+    repack: bool = True
+    fits: bool = True  # False where it was forced
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +120,74 @@ def _why(readers: list[Engine], able: list[Engine], usable: list[Engine]) -> str
     return "the usual one; edgeqwen bench measures all that can run this model, and then the fastest is taken"
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One way to load, and what it needs."""
+
+    layout: Layout
+    kv_type: str
+    pool_tokens: int
+    need: MemoryNeed
+    aside: bool = False
+
+    def fits(self, available: int | None) -> bool:
+        if available is None:
+            return True
+        if self.layout is AS_STORED:
+            return self.need.anonymous_bytes <= RESERVE * available and self.need.total_bytes <= available
+        return self.need.total_bytes <= RESERVE * available
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What is to be loaded, and where."""
+
+    shape: ModelShape
+    weights: Weights
+    device: Device
+    engine: Engine
+    context_length: int
+    parallel: int | None
+    aside: bool  # whether prompts may have a place of their own
+
+    def attempts(self, kv_types: Collection[str]) -> Iterator[_Attempt]:
+        """Every way to load it, the best first; the last one needs least."""
+        full = self.context_length * (self.parallel or 1)
+        fast = (TWICE, ONCE) if self.repacked else (TWICE,)
+        for kv_type in kv_types:
+            if self.aside:
+                yield self._attempt(TWICE, kv_type, full, aside=True)
+            for layout in fast:
+                yield self._attempt(layout, kv_type, full)
+            if full > self.context_length:
+                yield self._attempt(fast[-1], kv_type, self._pool(fast[-1], kv_type, full))
+        last = AS_STORED if self.engine.name == "llamacpp" else TWICE
+        for kv_type in kv_types:
+            yield self._attempt(last, kv_type, self.context_length)
+
+    @property
+    def repacked(self) -> bool:
+        """Whether the engine would lay weights out anew, beside those of the file."""
+        device = self.device
+        return self.engine.name == "llamacpp" and self.weights.repacked_bytes(device.machine, device.features) > 0
+
+    def _attempt(self, layout: Layout, kv_type: str, pool: int, *, aside: bool = False) -> _Attempt:
+        need = memory_need(
+            self.shape, self.weights,
+            machine=self.device.machine, features=self.device.features, context_length=pool,
+            engine=self.engine.name, kv_type=kv_type, layout=layout, rows=self.parallel or 1,
+        )  # fmt: skip
+        if aside:
+            need = with_aside(need, self.shape, self.context_length, kv_type)
+        return _Attempt(layout, kv_type, pool, need, aside)
+
+    def _pool(self, layout: Layout, kv_type: str, full: int) -> int:
+        """Tokens of cache that memory holds, from one answer's context to that of all."""
+        one = self._attempt(layout, kv_type, self.context_length).need
+        left = int(RESERVE * (self.device.memory_available_bytes or 0)) - one.total_bytes + one.kv_bytes
+        return max(self.context_length, min(full, left // kv_bytes_per_token(self.shape, kv_type) // 256 * 256))
+
+
 def plan(
     shape: ModelShape,
     weights: Weights,
@@ -229,66 +199,96 @@ def plan(
     kv_type: str | None = None,
     gpu_layers: int = 0,
     parallel: int | None = None,
+    force: bool = False,
 ) -> Plan:
     """Choose what the caller left open; MemoryShortError, before anything is loaded, if it cannot fit.
 
-    `parallel` answers run side by side in a server, each with the whole context if memory allows; None: one.
+    `parallel` answers run side by side in a server, each with the whole context if memory allows; None: one. With
+    `force` what does not fit is planned all the same, in the way that needs least.
     """
-    chosen_engine = engine or EngineChoice("llamacpp", "llamacpp: as asked")
-    kind = engine_named(chosen_engine.engine)
-    kv = kind.kv_types[0] if kv_type is None else kv_type
-    if kv not in kind.kv_types:
-        raise RequestError(f"kv_type {kv!r} is not one of {kind.name}'s: {', '.join(kind.kv_types)}")
+    chosen = engine or EngineChoice("llamacpp", "llamacpp: as asked")
+    kind = engine_named(chosen.engine)
+    if kv_type is not None and kv_type not in kind.kv_types:
+        raise RequestError(f"kv_type {kv_type!r} is not one of {kind.name}'s: {', '.join(kind.kv_types)}")
     whole_number("threads", threads, 1, 1024, f"; this machine has {device.physical_cores} fast cores")
     whole_number("gpu_layers", gpu_layers, -1, 1 << 16)
+    whole_number("parallel", parallel, 1, STEP_ROWS)
     if gpu_layers and not kind.gpu:
         raise RequestError(f"gpu_layers={gpu_layers}: {kind.name} computes on the processor alone")
     longest = shape.max_position_embeddings
     wanted = min(CONTEXT_DEFAULT, longest) if context_length is None else context_length
     whole_number("context_length", wanted, 16, longest, ", what this model was made for")
     count = threads or device.physical_cores
-    reasons = [chosen_engine.reason, f"{count} threads: " + ("as asked" if threads else "the fast physical cores")]
-    whole_number("parallel", parallel, 1, STEP_ROWS)
-    room = None if device.memory_available_bytes is None else int(RESERVE * device.memory_available_bytes)
-
-    def need(pool: int, *, mmap: bool, aside: bool = False) -> MemoryNeed:
-        one = memory_need(shape, weights, machine=device.machine, context_length=pool, kv_type=kv, mmap=mmap)
-        return with_aside(one, shape, wanted, kv) if aside else one
-
-    pool = wanted * (parallel or 1)
     aside = kind.aside and parallel is not None and count > 1 and not gpu_layers
-    if aside and room is not None and need(pool, mmap=True, aside=True).total_bytes > room:
-        aside = False
-        reasons.append("prompts are computed within the answers' steps: memory for a place of their own is short")
-    mmap = room is None or need(pool, mmap=True, aside=aside).total_bytes <= room
-    if not mmap:
-        reasons.append("the file is read, not mapped: its weights would be in memory twice, and that is short")
-    if room is not None and pool > wanted and need(pool, mmap=mmap).total_bytes > room:
-        left = room - need(0, mmap=mmap).total_bytes
-        pool = max(wanted, min(pool, left // kv_bytes_per_token(shape, kv) // 256 * 256))
-        reasons.append(f"{parallel} answers share a KV cache of {pool} tokens: all that memory allows")
-    chosen = need(pool, mmap=mmap, aside=aside)
-    if room is not None and chosen.total_bytes > room:
-        raise MemoryShortError(_too_large(chosen, room, shape, kv, wanted))
+    wish = _Wish(shape, weights, device, kind, wanted, parallel, aside)
+    kv_types = (kv_type,) if kv_type is not None else _kv_types(kind, shape)
+    attempts = list(wish.attempts(kv_types))
+    available = device.memory_available_bytes
+    best = next((attempt for attempt in attempts if attempt.fits(available)), None)
+    if best is None and not force:
+        raise MemoryShortError(_too_large(attempts[-1], available or 0, wish, asked=kv_type is not None))
+    found = best or attempts[-1]
+    reasons = [chosen.reason, f"{count} threads: " + ("as asked" if threads else "the fast physical cores")]
+    reasons += _concessions(found, wish, kv_types[0])
+    if best is None:
+        reasons.append(f"forced: {_sizes(found.need, wanted)} and {(available or 0) // MIB} MiB are available")
     return Plan(
-        kind.name, wanted, count, kv, mmap=mmap, gpu_layers=gpu_layers, need=chosen, reasons=tuple(reasons),
-        sequences=kind.sequences(parallel), pool_tokens=pool, aside_threads=count // 2 if aside else 0,
+        kind.name, wanted, count, found.kv_type, mmap=found.layout.mmap, gpu_layers=gpu_layers, need=found.need,
+        reasons=tuple(reasons), sequences=kind.sequences(parallel), pool_tokens=found.pool_tokens,
+        aside_threads=count // 2 if found.aside else 0, repack=found.layout.repack,
+        fits=best is not None,
     )  # fmt: skip
 
 
-def _too_large(need: MemoryNeed, room: int, shape: ModelShape, kv_type: str, wanted: int) -> str:
-    """Say what does not fit and which context would."""
-    left = room - (need.total_bytes - need.kv_bytes)
-    fits = left // kv_bytes_per_token(shape, kv_type) // 256 * 256
-    hint = f"context_length={fits} would fit" if fits >= 256 else "a smaller model or a smaller type is needed"
-    if kv_type == "f16" and fits >= 256:
-        hint += ", and kv_type='q8_0' takes about half of the cache"
-    mib = 1 << 20
+def _kv_types(kind: Engine, shape: ModelShape) -> tuple[str, ...]:
+    """Of an engine's cache those that may be chosen: its default, and smaller ones that a head's values fit into."""
+    default = KV_BYTES[kind.kv_types[0]]
+    smaller = [name for name in kind.kv_types[1:] if KV_BYTES[name] < default and shape.head_dim % 32 == 0]
+    return (kind.kv_types[0], *smaller)
+
+
+def _concessions(found: _Attempt, wish: _Wish, kv_type: str) -> list[str]:
+    """What was given up for memory."""
+    said = []
+    if wish.aside and not found.aside:
+        said.append("prompts are computed within the answers' steps: memory for a place of their own is short")
+    if found.layout is AS_STORED and not wish.repacked:
+        said.append("the weights, mapped, reach into the last tenth of memory: the system can drop them")
+    elif found.layout.reason:
+        said.append(found.layout.reason)
+    if found.kv_type != kv_type:
+        said.append(f"the cache is of {found.kv_type}: in {kv_type} it would not fit")
+    if found.pool_tokens < wish.context_length * (wish.parallel or 1):
+        said.append(f"{wish.parallel} answers share a KV cache of {found.pool_tokens} tokens: all that memory allows")
+    return said
+
+
+def _sizes(need: MemoryNeed, context_length: int) -> str:
+    weights = need.weights_bytes + need.repacked_bytes
     return (
-        f"this needs {need.total_bytes // mib} MiB (weights {need.weights_bytes // mib}, KV cache of {wanted} tokens "
-        f"{need.kv_bytes // mib}, the rest {(need.compute_bytes + need.process_bytes) // mib}) "
-        f"and {room // mib} MiB may be used: {hint}"
+        f"this needs {need.total_bytes // MIB} MiB (weights {weights // MIB}, KV cache of {context_length} tokens "
+        f"{need.kv_bytes // MIB}, the rest {(need.total_bytes - weights - need.kv_bytes) // MIB})"
     )
+
+
+def _too_large(least: _Attempt, available: int, wish: _Wish, *, asked: bool) -> str:
+    """Say what does not fit and which context would."""
+    room = available if least.layout is AS_STORED else int(RESERVE * available)
+    fits = longest_context(least.need, wish.shape, least.kv_type, available, mapped=least.layout is AS_STORED)
+    hint = f"context_length={fits} would fit" if fits else "a smaller model or a smaller type is needed"
+    if asked and least.kv_type == "f16" and fits:
+        hint += ", and kv_type='q8_0' takes about half of the cache"
+    return f"{_sizes(least.need, wish.context_length)} and {room // MIB} MiB may be used: {hint}; force loads it anyway"
+
+
+def longest_context(need: MemoryNeed, shape: ModelShape, kv_type: str, available: int, *, mapped: bool) -> int:
+    """Tokens of context that would fit, in steps of 256; 0 where none does."""
+    per_token = kv_bytes_per_token(shape, kv_type)
+    left = (available if mapped else RESERVE * available) - need.total_bytes + need.kv_bytes
+    if mapped:
+        left = min(left, RESERVE * available - need.anonymous_bytes + need.kv_bytes)
+    fits = int(left) // per_token // 256 * 256
+    return max(0, min(fits, shape.max_position_embeddings))
 
 
 def whole_number(name: str, value: object, low: int, high: int, hint: str = "") -> None:

@@ -20,9 +20,9 @@ from edgeqwen.choice import choose
 from edgeqwen.cli import edgeqwen
 from edgeqwen.engines import ENGINES
 from edgeqwen.errors import EngineError, RequestError
+from edgeqwen.memory_need import kv_bytes_per_token
 from edgeqwen.model import load
 from edgeqwen.outline import outline
-from edgeqwen.plan import kv_bytes_per_token
 from edgeqwen.process_memory import MemoryWatch
 from edgeqwen.speed import Sample, _question, append, decode_sample, measure, prompt_sample
 from edgeqwen.speed_record import Speed, decode_speeds, keep_speeds

@@ -274,7 +274,7 @@ def test_a_model_whose_engine_is_missing(nano_artifact, installed):
 
 
 def test_a_model_that_is_too_large(nano_artifact, monkeypatch):
-    monkeypatch.setattr(device, "memory_available_bytes", lambda: 140 << 20)
+    monkeypatch.setattr(device, "memory_available_bytes", lambda: 60 << 20)
     diagnosis = diagnose(nano_artifact("q8_0"))
     assert not diagnosis.can_run
     assert diagnosis.checks[-1].status == "fail"

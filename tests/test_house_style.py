@@ -28,7 +28,7 @@ CONVERTERS_MAY_IMPORT = {
     "strict_json",
     "types",
 }
-MAY_IMPORT_CONVERTERS = {"catalog.py", "inspection.py"}
+MAY_IMPORT_CONVERTERS = {"catalog.py", "inspection.py", "prospect.py"}
 
 
 def identify(path):

@@ -9,8 +9,9 @@ from edgeqwen import choice
 from edgeqwen.device import Device, memory_available_bytes, physical_cores, this_device
 from edgeqwen.engines import ENGINES
 from edgeqwen.errors import ArtifactError, EngineMissingError, MemoryShortError, RequestError
+from edgeqwen.memory_need import ONCE, Weights, kv_bytes_per_token, memory_need, weights_of
 from edgeqwen.outline import Outline
-from edgeqwen.plan import EngineChoice, Weights, choose_engines, kv_bytes_per_token, memory_need, plan, weights_of
+from edgeqwen.plan import EngineChoice, choose_engines, plan
 from edgeqwen.types import ModelShape
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -39,7 +40,7 @@ def test_repacked_weights_depend_on_the_machine():
 def test_weights_are_never_twice_in_short_memory():
     rich = plan(QWEN3_06B, Q4_0, device(8 * GIB))
     assert (rich.context_length, rich.threads, rich.mmap) == (4096, 4, True)
-    need = memory_need(QWEN3_06B, Q4_0, machine="x86_64", context_length=4096, mmap=False).total_bytes
+    need = memory_need(QWEN3_06B, Q4_0, machine="x86_64", context_length=4096, layout=ONCE).total_bytes
     poor = plan(QWEN3_06B, Q4_0, device(int(need / 0.9) + MIB))
     assert not poor.mmap
     assert poor.need.total_bytes == need

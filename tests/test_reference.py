@@ -59,7 +59,8 @@ def test_every_prompt_length_gives_the_same_logits_on_the_engines(reference, eng
 @needs_torch
 def test_it_is_opened_by_its_name_as_it_was_planned(reference):
     from edgeqwen.backends import open_backend
-    from edgeqwen.plan import MemoryNeed, Plan
+    from edgeqwen.memory_need import MemoryNeed
+    from edgeqwen.plan import Plan
 
     plan = Plan(
         "reference", CONTEXT, 2, "f32", mmap=True, gpu_layers=0, need=MemoryNeed(0, 0, 0, 0), reasons=(), sequences=2

@@ -18,7 +18,8 @@ from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, check_chunks
 from edgeqwen.backends.llamacpp_library import Log, load_llama
 from edgeqwen.backends.second_engine import SecondEngine
 from edgeqwen.errors import EngineError, InterruptedForwardError, NoRoomError
-from edgeqwen.plan import ASIDE_TOKENS, STEP_ROWS, Plan
+from edgeqwen.memory_need import ASIDE_TOKENS, STEP_ROWS
+from edgeqwen.plan import Plan
 
 ASIDE_PROMPTS = 4  # that take turns there, as far as its cache holds them
 PASS_ON_TOKENS = 256
@@ -36,6 +37,7 @@ class LlamaCppSettings:
     kv_type: str = "f16"
     gpu_layers: int = 0  # -1: all
     mmap: bool = True  # weights that are laid out anew for speed stand beside the mapped file: in memory twice
+    repack: bool = True  # lay them out anew
     step_tokens: int = 512
     step_rows: int = STEP_ROWS  # bounds the logits buffer, which llama.cpp else reserves for every token of a step
     aside_threads: int = 0  # of the threads, for a second context that computes prompts beside running answers; 0: none
@@ -92,7 +94,8 @@ class LlamaCppBackend:
         """Load a file as it was planned."""
         settings = LlamaCppSettings(
             plan.context_length, plan.threads, sequences=plan.sequences, pool_tokens=plan.pool_tokens,
-            kv_type=plan.kv_type, gpu_layers=plan.gpu_layers, mmap=plan.mmap, aside_threads=plan.aside_threads,
+            kv_type=plan.kv_type, gpu_layers=plan.gpu_layers, mmap=plan.mmap, repack=plan.repack,
+            aside_threads=plan.aside_threads,
         )  # fmt: skip
         return cls(path, settings, progress)
 
@@ -124,6 +127,7 @@ class LlamaCppBackend:
         params = self._llama.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
         params.load_mode = self._llama.LLAMA_LOAD_MODE_MMAP if settings.mmap else self._llama.LLAMA_LOAD_MODE_NONE
+        params.use_extra_bufts = settings.repack
         self._progress = self._llama.llama_progress_callback(loading)  # kept alive while it is used
         params.progress_callback = self._progress
         return params

@@ -21,8 +21,9 @@ from edgeqwen.catalog import NANO, convert
 from edgeqwen.cli import edgeqwen
 from edgeqwen.errors import ArtifactError, CheckpointError, EngineError, EngineMissingError, RequestError, TemplateError
 from edgeqwen.inspection import inspect
+from edgeqwen.memory_need import MemoryNeed
 from edgeqwen.onnx_file import check_onnx
-from edgeqwen.plan import MemoryNeed, Plan
+from edgeqwen.plan import Plan
 
 TOLERANCE = 1e-3  # of a logit; the random Llama's go up to about 10
 FIGURES = {
