@@ -50,7 +50,12 @@ PRESETS = {
 
 
 def bench(
-    path: Path, settings: BenchSettings, *, trust_template: bool = False, progress: Progress | None = None
+    path: Path,
+    settings: BenchSettings,
+    *,
+    trust_template: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> Report:
     """Measure what `catalog.locate` found, and remember the speeds for the next choice of engine.
 
@@ -68,7 +73,7 @@ def bench(
     for engine, threads in configurations:
         request = Request(
             str(path), engine.name, threads, settings.prompts, settings.generate, settings.depths, settings.repeat,
-            context_length, _kv_type(settings, engine), settings.gpu_layers, trust_template,
+            context_length, _kv_type(settings, engine), settings.gpu_layers, trust_template, force,
         )  # fmt: skip
         measuring = _Measuring(request, progress)
         try:

@@ -42,6 +42,7 @@ class Request:
     kv_type: str
     gpu_layers: int
     trust_template: bool
+    force: bool = False
 
 
 def samples(request: Request) -> Iterator[Sample | Memory]:
@@ -133,6 +134,7 @@ def _load(request: Request) -> tuple[Model, Sample]:
         engine=request.engine,
         offline=True,
         trust_template=request.trust_template,
+        force=request.force,
     )
     return model, Sample("load", 0, 0, time.perf_counter() - started)
 

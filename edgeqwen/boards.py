@@ -25,11 +25,13 @@ class Board:
     memory_mib: int
     system_mib: int
     features: tuple[str, ...]
+    gpu_mib: int | None = None
 
     @property
     def device(self) -> Device:
         free = (self.memory_mib - self.system_mib) * MIB
-        return Device(self.machine, self.cores, free, self.features)
+        gpu = None if self.gpu_mib is None else self.gpu_mib * MIB
+        return Device(self.machine, self.cores, free, self.features, gpu)
 
 
 # Arm's instruction sets by core (Arm's manuals): A53 and A72 have no dotprod, A76 has.
@@ -47,7 +49,7 @@ BOARDS = {
         Board("laptop", "laptop, 8 GB, AVX2", "x86_64", 4, 8192, 3000, _AVX2),
         Board("laptop-avx512", "laptop, 16 GB, AVX-512", "x86_64", 4, 16384, 4000, _AVX512),
         Board("apple", "Apple silicon, 8 GB", "arm64", 4, 8192, 3500, (*_DOT, "i8mm")),
-        Board("cuda", "PC with an NVIDIA GPU, 16 GB beside it", "x86_64", 6, 16384, 3000, _AVX2),
+        Board("cuda", "PC, 16 GB, NVIDIA GPU with 8 GB, 7 of them free", "x86_64", 6, 16384, 3000, _AVX2, 7168),
     )
 }
 

@@ -20,6 +20,7 @@ CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")
 MEMINFO = Path("/proc/meminfo")
 CPUINFO = Path("/proc/cpuinfo")
 BITS_32 = frozenset({"armv6l", "armv7l", "i386", "i686"})  # of platform.machine()
+GPU_ANSWER_S = 5.0
 BOARD = Path("/proc/device-tree/model")
 # Instruction sets that change the speed of a matrix product, in the kernel's words and in everybody's.
 FEATURES = {
@@ -45,6 +46,7 @@ class Device:
     physical_cores: int  # that this process may use; SMT siblings and efficiency cores cost more than they bring
     memory_available_bytes: int | None  # without swapping, within the cgroup's limit
     features: tuple[str, ...] | None = None  # instruction sets, of FEATURES
+    gpu_free_bytes: int | None = None  # of the memory of an NVIDIA GPU; None: there is none
 
 
 def this_device() -> Device:
@@ -52,7 +54,7 @@ def this_device() -> Device:
     machine = platform.machine()
     if machine in BITS_32:
         raise EngineMissingError(f"this is a 32-bit system ({machine}); install the 64-bit one: no engine runs here")
-    return Device(machine, physical_cores(), memory_available_bytes(), cpu_features())
+    return Device(machine, physical_cores(), memory_available_bytes(), cpu_features(), gpu_free_bytes())
 
 
 def physical_cores(folder: Path = CPU_FOLDER) -> int:
@@ -147,6 +149,20 @@ def disk_free_bytes(path: Path) -> int:
     """Bytes that this user can still write where `path` is or would be; OSError where that cannot be told."""
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     return shutil.disk_usage(there).free
+
+
+def gpu_free_bytes() -> int | None:
+    """Free memory of the first NVIDIA GPU, as its driver's tool says; None without one, or where it does not answer."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]  # in MiB, one line for each GPU
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GPU_ANSWER_S).stdout
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    first = said.strip().partition("\n")[0].strip()
+    return int(first) << 20 if first.isascii() and first.isdecimal() and len(first) < 12 else None
 
 
 def memory_total_bytes(meminfo: Path = MEMINFO) -> int | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 from edgeqwen.errors import RequestError
 
@@ -78,6 +80,15 @@ def engine_named(name: str) -> Engine:
     if name not in ENGINES:
         raise RequestError(f"engine {name!r} is not one of {', '.join((AUTO, *ENGINES))}")
     return ENGINES[name]
+
+
+def has_gpu_library() -> bool:
+    """Whether llama.cpp's libraries that are installed hold one for CUDA; nothing is loaded to find out."""
+    spec = find_spec(ENGINES["llamacpp"].module) if ENGINES["llamacpp"].installed else None
+    folders = [Path(place, "lib") for place in (spec.submodule_search_locations or ())] if spec else []
+    if named := os.environ.get("LLAMA_CPP_LIB_PATH"):
+        folders = [Path(named)]
+    return any(True for folder in folders for _ in folder.glob("*ggml-cuda*"))
 
 
 def installed_engines() -> tuple[str, ...]:

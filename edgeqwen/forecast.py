@@ -129,7 +129,7 @@ def _row(model: Prospect, option: Option, target: Target, context_length: int | 
     found = plan(
         model.shape, option.weights, target.device,
         engine=EngineChoice(engine.name, f"{engine.name}: reads {engine.format}"), context_length=context_length,
-        parallel=parallel, force=True,
+        gpu_layers=None, parallel=parallel, force=True,
     )  # fmt: skip
     longest = _longest(model, option, target, engine.name, parallel)
     return Row(option.type, engine.name, option.format, option.file_bytes, option.weights.read_bytes, found, longest)

@@ -196,7 +196,7 @@ def load(  # noqa: PLR0913 - what one may say of loading
     context_length: int | None = None,
     threads: int | None = None,
     kv_type: str | None = None,
-    gpu_layers: int = 0,
+    gpu_layers: int | None = None,
     engine: str = "auto",
     parallel: int | None = None,
     offline: bool = False,
@@ -208,11 +208,12 @@ def load(  # noqa: PLR0913 - what one may say of loading
     """Open a model: an artifact's folder, a GGUF file, `nano`, or a hub id, which is converted on first use.
 
     `type` is what a hub id or `nano` is converted to, `context_length` counts tokens of prompt and answer (default
-    4,096), `threads` defaults to the fast physical cores, `gpu_layers` -1 puts all layers on a GPU. `engine` is auto,
-    llamacpp or ort, `kv_type` the type of its cache (default f16, of ort f32), `parallel` the number of answers that a
-    server runs side by side. `verify` checks every hash first;
-    `trust_template` accepts a chat template that is not known and renders it in a sandbox. Raises EdgeqwenError's
-    children; MemoryShortError comes before anything is loaded that would not fit, unless `force` takes that risk.
+    4,096), `threads` defaults to the fast physical cores, `gpu_layers` -1 puts all layers on a GPU and None as many as
+    fit there. `engine` is auto, llamacpp or ort, `kv_type` the type of its cache (default f16, of ort f32, and q8_0
+    where nothing else fits), `parallel` the number of answers that a server runs side by side. `verify` checks every
+    hash first; `trust_template` accepts a chat template that is not known and renders it in a sandbox. Raises
+    EdgeqwenError's children; MemoryShortError comes before anything is loaded that would not fit, unless `force` takes
+    that risk.
     """
     from edgeqwen.backends import open_backend  # noqa: PLC0415 - what converts and what runs is loaded on use
     from edgeqwen.catalog import find, locate  # noqa: PLC0415

@@ -25,6 +25,7 @@ from edgeqwen.memory_need import (
 from edgeqwen.types import ModelShape
 
 CONTEXT_DEFAULT = 4096  # tokens: a chat of some pages; 448 MiB of KV cache for Qwen3-0.6B and 1.7B
+GPU_FIXED_BYTES = 700 * MIB  # an assumption: CUDA's own, and a step with its logits
 RESERVE = 0.9  # of the available memory; the rest is for everybody else
 
 
@@ -197,14 +198,15 @@ def plan(
     context_length: int | None = None,
     threads: int | None = None,
     kv_type: str | None = None,
-    gpu_layers: int = 0,
+    gpu_layers: int | None = 0,
     parallel: int | None = None,
     force: bool = False,
 ) -> Plan:
     """Choose what the caller left open; MemoryShortError, before anything is loaded, if it cannot fit.
 
-    `parallel` answers run side by side in a server, each with the whole context if memory allows; None: one. With
-    `force` what does not fit is planned all the same, in the way that needs least.
+    `gpu_layers` None puts as many on a GPU as its free memory holds. `parallel` answers run side by side in a server,
+    each with the whole context if memory allows; None: one. With `force` what does not fit is planned all the same, in
+    the way that needs least.
     """
     chosen = engine or EngineChoice("llamacpp", "llamacpp: as asked")
     kind = engine_named(chosen.engine)
@@ -219,7 +221,8 @@ def plan(
     wanted = min(CONTEXT_DEFAULT, longest) if context_length is None else context_length
     whole_number("context_length", wanted, 16, longest, ", what this model was made for")
     count = threads or device.physical_cores
-    aside = kind.aside and parallel is not None and count > 1 and not gpu_layers
+    layers = layers_on_gpu(shape, weights, device, kind, wanted * (parallel or 1)) if gpu_layers is None else gpu_layers
+    aside = kind.aside and parallel is not None and count > 1 and not layers
     wish = _Wish(shape, weights, device, kind, wanted, parallel, aside)
     kv_types = (kv_type,) if kv_type is not None else _kv_types(kind, shape)
     attempts = list(wish.attempts(kv_types))
@@ -230,14 +233,29 @@ def plan(
     found = best or attempts[-1]
     reasons = [chosen.reason, f"{count} threads: " + ("as asked" if threads else "the fast physical cores")]
     reasons += _concessions(found, wish, kv_types[0])
+    if gpu_layers is None and layers:
+        which = "all" if layers < 0 else layers
+        reasons.append(f"{which} layers on the GPU, as its {(device.gpu_free_bytes or 0) // MIB} free MiB hold")
     if best is None:
         reasons.append(f"forced: {_sizes(found.need, wanted)} and {(available or 0) // MIB} MiB are available")
     return Plan(
-        kind.name, wanted, count, found.kv_type, mmap=found.layout.mmap, gpu_layers=gpu_layers, need=found.need,
+        kind.name, wanted, count, found.kv_type, mmap=found.layout.mmap, gpu_layers=layers, need=found.need,
         reasons=tuple(reasons), sequences=kind.sequences(parallel), pool_tokens=found.pool_tokens,
         aside_threads=count // 2 if found.aside else 0, repack=found.layout.repack,
         fits=best is not None,
     )  # fmt: skip
+
+
+def layers_on_gpu(shape: ModelShape, weights: Weights, device: Device, engine: Engine, tokens: int) -> int:
+    """How many layers, each with its part of an f16 cache of so many tokens, free memory of a GPU holds; -1: all.
+
+    By arithmetic alone: no GPU was at hand. The head and the step take what is counted as GPU_FIXED_BYTES.
+    """
+    if device.gpu_free_bytes is None or not engine.gpu:
+        return 0
+    each = (weights.read_bytes + tokens * kv_bytes_per_token(shape)) // shape.num_hidden_layers
+    count = (int(RESERVE * device.gpu_free_bytes) - GPU_FIXED_BYTES) // each
+    return -1 if count >= shape.num_hidden_layers else max(0, count)
 
 
 def _kv_types(kind: Engine, shape: ModelShape) -> tuple[str, ...]:
@@ -278,7 +296,8 @@ def _too_large(least: _Attempt, available: int, wish: _Wish, *, asked: bool) -> 
     hint = f"context_length={fits} would fit" if fits else "a smaller model or a smaller type is needed"
     if asked and least.kv_type == "f16" and fits:
         hint += ", and kv_type='q8_0' takes about half of the cache"
-    return f"{_sizes(least.need, wish.context_length)} and {room // MIB} MiB may be used: {hint}; force loads it anyway"
+    sizes = _sizes(least.need, wish.context_length)
+    return f"{sizes} and {room // MIB} MiB may be used: {hint}; --force loads it all the same"
 
 
 def longest_context(need: MemoryNeed, shape: ModelShape, kv_type: str, available: int, *, mapped: bool) -> int:

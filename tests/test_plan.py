@@ -1,15 +1,17 @@
 """The arithmetic of memory, and what is chosen when it is short."""
 
+import os
 import re
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 
 import pytest
 
-from edgeqwen import choice
-from edgeqwen.device import Device, memory_available_bytes, physical_cores, this_device
+from edgeqwen import choice, load
+from edgeqwen.device import Device, gpu_free_bytes, memory_available_bytes, physical_cores, this_device
 from edgeqwen.engines import ENGINES
 from edgeqwen.errors import ArtifactError, EngineMissingError, MemoryShortError, RequestError
-from edgeqwen.memory_need import ONCE, Weights, kv_bytes_per_token, memory_need, weights_of
+from edgeqwen.memory_need import AS_STORED, ONCE, TWICE, Weights, kv_bytes_per_token, memory_need, weights_of
 from edgeqwen.outline import Outline
 from edgeqwen.plan import EngineChoice, choose_engines, plan
 from edgeqwen.types import ModelShape
@@ -272,3 +274,128 @@ def test_what_cannot_compute_aside_does_not_plan_for_it():
     for parallel in (0, 33, 1.5):
         with pytest.raises(RequestError, match="parallel"):
             plan(QWEN3_06B, Q4_0, device(16 * GIB), parallel=parallel)
+
+
+def needs(weights=Q4_0, context=4096, kv_type="f16", layout=TWICE):
+    return memory_need(
+        QWEN3_06B, weights, machine="x86_64", context_length=context, kv_type=kv_type, layout=layout
+    )  # fmt: skip
+
+
+def test_parts_are_what_a_hand_computes():
+    need = needs()
+    assert need.parts["weights"] == 400 * MIB
+    assert need.parts["repacked"] == 250 * MIB
+    assert need.parts["KV cache"] == 4096 * 28 * 8 * 128 * 2 * 2  # layers, heads, width, keys and values, bytes
+    assert need.parts["compute"] == 512 * (3 * 3072 + 3 * 1024) * 4
+    assert need.parts["logits"] == 2 * 151936 * 4
+    assert need.total_bytes == sum(need.parts.values()) == need.mapped_bytes + need.anonymous_bytes
+    assert need.mapped_bytes - needs(layout=ONCE).mapped_bytes == 400 * MIB
+    assert needs(layout=AS_STORED).parts["repacked"] == needs(layout=ONCE).parts["repacked"] == 0
+
+
+def test_what_is_given_up_for_memory_and_in_which_order():
+    """Mapped twice, then read once, then a smaller cache, then weights as they are: each as soon as it is needed."""
+    seen = []
+    for room in range(3000, 500, -5):
+        try:
+            found = plan(QWEN3_06B, Q4_0, device(room * MIB))
+        except MemoryShortError:
+            break
+        state = (found.kv_type, found.mmap, found.repack)
+        if state not in seen:
+            seen.append(state)
+        available = room * MIB
+        assert found.need.total_bytes <= (available if not found.repack else 0.9 * available)
+        assert found.need.anonymous_bytes <= 0.9 * available
+    assert seen == [
+        ("f16", True, True), ("f16", False, True), ("q8_0", False, True), ("q8_0", True, False),
+    ]  # fmt: skip
+
+
+def test_a_cache_that_was_asked_for_is_kept():
+    room = int(needs(layout=AS_STORED).total_bytes)
+    with pytest.raises(MemoryShortError, match="kv_type='q8_0' takes about half"):
+        plan(QWEN3_06B, Q4_0, device(room - MIB), kv_type="f16")
+    found = plan(QWEN3_06B, Q4_0, device(room - MIB))
+    assert found.kv_type == "q8_0"
+    assert any("in f16 it would not fit" in reason for reason in found.reasons)
+
+
+def test_what_is_forced_is_loaded_in_the_way_that_needs_least():
+    with pytest.raises(MemoryShortError, match="--force"):
+        plan(QWEN3_06B, Q4_0, device(300 * MIB))
+    found = plan(QWEN3_06B, Q4_0, device(300 * MIB), force=True)
+    assert not found.fits
+    assert (found.kv_type, found.mmap, found.repack) == ("q8_0", True, False)
+    assert found.reasons[-1].startswith("forced: this needs ")
+    assert plan(QWEN3_06B, Q4_0, device(8 * GIB), force=True) == plan(QWEN3_06B, Q4_0, device(8 * GIB))
+
+
+def test_load_refuses_by_the_plan_and_force_loads_all_the_same(nano_artifact, monkeypatch):
+    monkeypatch.setattr(choice, "this_device", lambda: device(80 * MIB))
+    path = nano_artifact("q8_0")
+    with pytest.raises(MemoryShortError, match=r"this needs \d+ MiB .* and \d+ MiB may be used"):
+        load(path)
+    with load(path, force=True) as model:
+        assert not model.card.plan.repack
+        assert model.chat("2+3=?", thinking=False, max_tokens=4, temperature=0.0).usage.completion_tokens > 0
+
+
+def test_without_repacking_the_same_ids_are_drawn(nano_artifact, monkeypatch):
+    answers = []
+    for memory in (64 * GIB, 90 * MIB):
+        monkeypatch.setattr(choice, "this_device", lambda memory=memory: device(memory))
+        with load(nano_artifact("q4_0"), force=True) as model:
+            assert model.card.plan.repack == (memory == 64 * GIB)
+            answers.append(model.chat("What is 12 + 30?", thinking=False, max_tokens=12, temperature=0.0).content)
+    assert answers[0] == answers[1]
+
+
+def gpu(free):
+    return replace(device(64 * GIB), gpu_free_bytes=free)
+
+
+def test_layers_go_to_a_gpu_as_far_as_its_memory_holds_them():
+    assert plan(QWEN3_06B, Q4_0, device(64 * GIB), gpu_layers=None).gpu_layers == 0
+    assert plan(QWEN3_06B, Q4_0, gpu(24 * GIB), gpu_layers=None).gpu_layers == -1
+    assert plan(QWEN3_06B, Q4_0, gpu(600 * MIB), gpu_layers=None).gpu_layers == 0
+    each = (400 * MIB + 4096 * 112 * 1024) // 28  # a layer's weights and its part of the cache
+    some = plan(QWEN3_06B, Q4_0, gpu(int((700 * MIB + 10.5 * each) / 0.9)), gpu_layers=None)
+    assert some.gpu_layers == 10
+    assert any("10 layers on the GPU" in reason for reason in some.reasons)
+    assert plan(QWEN3_06B, Q4_0, gpu(24 * GIB), gpu_layers=0).gpu_layers == 0
+    assert plan(QWEN3_06B, Q4_0, gpu(24 * GIB), gpu_layers=None, engine=EngineChoice("ort", "")).gpu_layers == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "free"),
+    [("echo 7168; echo 100", 7168 * MIB), ("echo '[N/A]'", None), ("exit 9", None), ("echo 99999999999999", None)],
+)
+def test_a_gpus_memory_is_what_its_tool_says(tmp_path, monkeypatch, script, free):
+    if sys.platform == "win32":
+        pytest.skip("the tool is faked by a shell script")
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert gpu_free_bytes() == free
+
+
+def test_a_limit_above_the_own_cgroup_counts(tmp_path):
+    """As systemd makes them: the service's own cgroup has no limit, the slice above it has one."""
+    meminfo, membership = tmp_path / "meminfo", tmp_path / "self"
+    meminfo.write_text("MemAvailable: 8000000 kB\n")
+    membership.write_text("0::/app.slice/edge.service\n")
+    tree = tmp_path / "cgroup"
+    write(tree, {"app.slice/memory.max": f"{GIB}", "app.slice/memory.current": f"{300 * MIB}"})
+    write(tree, {"app.slice/edge.service/memory.max": "max", "app.slice/edge.service/memory.current": "5"})
+    assert memory_available_bytes(meminfo, tree, membership) == GIB - 300 * MIB
+    write(tree, {"app.slice/edge.service/memory.high": f"{512 * MIB}"})
+    assert memory_available_bytes(meminfo, tree, membership) == 512 * MIB - 5
+    membership.write_text("4:cpu,cpuacct:/x\n5:memory:/docker/abc\n0::/\n")
+    old = {"memory.limit_in_bytes": f"{256 * MIB}", "memory.usage_in_bytes": f"{MIB}"}
+    write(tmp_path / "old" / "memory" / "docker" / "abc", old)
+    assert memory_available_bytes(meminfo, tmp_path / "old", membership) == 255 * MIB
+    membership.write_text("0::/../../outside\nnonsense\n")
+    assert memory_available_bytes(meminfo, tree, membership) == 8000000 * 1024

@@ -15,6 +15,7 @@ COMMANDS = {
     "convert": "Turn a checkpoint into an artifact: quantized, verified, ready to run.",
     "run": "Ask a model one question, or talk with it.",
     "serve": "Serve models to OpenAI's clients.",
+    "recipes": "List what was chosen for devices: type, context, models.",
     "plan": "Say what of a model fits a device, before it is downloaded.",
     "inspect": "Say what is in an artifact, a GGUF file or a checkpoint, and what memory it needs.",
     "bench": "Measure speed, time to the first token, loading and memory.",

@@ -64,6 +64,7 @@ def _names(_ctx: click.Context, _option: click.Parameter, text: str | None) -> t
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the speeds: FILE.svg or FILE.png.")
 @click.option("--type", "quant", help="Type to convert to on first use of a hub id or nano.  [default: q4_k_m]")
 @click.option("--offline", is_flag=True, help="Never ask the network.")
+@click.option("--force", is_flag=True, help="Load what does not fit by the arithmetic of `edgeqwen plan`.")
 @click.option("--trust-template", is_flag=True, help="Accept a chat template that edgeqwen does not know.")
 def bench(model: str, *, preset: str, kind: str, plot: Path | None, **options: Any) -> None:
     """Measure how fast MODEL runs here, on every engine that can run it.
@@ -90,7 +91,7 @@ def bench(model: str, *, preset: str, kind: str, plot: Path | None, **options: A
     trust = options["trust_template"]
     with Progress() as progress:
         path = locate(model, type=options["quant"], offline=options["offline"], trust_template=trust, progress=progress)
-        report = measure(path, settings, trust_template=trust, progress=progress)
+        report = measure(path, settings, trust_template=trust, force=options["force"], progress=progress)
     if report.runs:
         click.echo(FORMATS[kind](report))
     if report.runs and plot is not None:

@@ -13,6 +13,7 @@ from edgeqwen.cli.terminal import escaped, json_text
 from edgeqwen.errors import RequestError
 
 if TYPE_CHECKING:
+    from converters.recipe import Recipe
     from converters.report import ConvertReport
 
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     "--type",
     "kind",
     help="For gguf q8_0 (int8), q4_k_m (int4), ...; for onnx int4, int4_fast, int8, fp32.",
+)
+@click.option(
+    "--recipe", "recipe_name", metavar="NAME", help="Format and type of a device: edgeqwen recipes lists them."
 )
 @click.option("--exporter", help="optimum: other decoders than Qwen, traced by torch; onnx in fp32 alone.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: ./NAME-TYPE]")
@@ -45,6 +49,7 @@ def convert(  # noqa: PLR0913 - its options
     *,
     to: str | None,
     kind: str | None,
+    recipe_name: str | None,
     exporter: str | None,
     out: Path | None,
     revision: str | None,
@@ -63,6 +68,7 @@ def convert(  # noqa: PLR0913 - its options
     \b
     edgeqwen convert Qwen/Qwen3-0.6B                    # -> ./qwen3-0.6b-q4_k_m/
     edgeqwen convert ./my-finetune --type q8_0 --out ./mine
+    edgeqwen convert Qwen/Qwen3-0.6B --recipe pi5       # what was chosen for a Raspberry Pi 5
     edgeqwen convert Qwen/Qwen3-0.6B --to onnx          # for ONNX Runtime -> ./qwen3-0.6b-int4-onnx/
     edgeqwen convert Qwen/Qwen3-0.6B --to gguf,onnx     # both engines, bit for bit the same weights
     edgeqwen convert ./some-llama --exporter optimum    # needs edgeqwen[reference]; Qwen's tokenizer all the same
@@ -74,6 +80,9 @@ def convert(  # noqa: PLR0913 - its options
 
     if model != "nano" and is_artifact(Path(model).expanduser()):
         raise RequestError(f"{model} is an artifact already; run it: {shlex.join(['edgeqwen', 'run', model])}")
+    recipe = None if recipe_name is None else _recipe(recipe_name, to or kind or exporter)
+    if recipe is not None:
+        to, kind = ",".join(recipe.formats), recipe.type
     traced = exporter not in (None, catalog.OWN)
     formats = tuple(part.strip() for part in (to or ("onnx" if traced else "gguf")).lower().split(","))
     if traced and formats == ("onnx",):
@@ -88,9 +97,18 @@ def convert(  # noqa: PLR0913 - its options
             offline=offline, revision=revision, exporter=exporter or catalog.OWN, compare=compare, progress=progress,
         )  # fmt: skip
     if as_json:
-        click.echo(json_text(facts(report)))
+        click.echo(json_text(facts(report) | ({"recipe": recipe.name} if recipe else {})))
     else:
-        click.echo(summary(report))
+        click.echo(summary(report, recipe.run_options if recipe else ""))
+
+
+def _recipe(name: str, other: str | None) -> Recipe:
+    """The recipe of this name; a usage error beside an option that it would set."""
+    if other is not None:
+        raise click.UsageError(f"--recipe sets the format and the type; leave out what sets {other}")
+    from converters.recipe import find_recipe
+
+    return find_recipe(name)
 
 
 def facts(report: ConvertReport) -> dict[str, Any]:
@@ -98,7 +116,7 @@ def facts(report: ConvertReport) -> dict[str, Any]:
     return {**asdict(report), "path": str(report.path)}
 
 
-def summary(report: ConvertReport) -> str:
+def summary(report: ConvertReport, run_options: str = "") -> str:
     """Where it is, how large, how long it took, what quantizing changed, and how to run it."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.tensor_types.items()))
     errors = ", ".join(f"{kind} {100 * error:.2f} %" for kind, error in sorted(report.errors.items()) if error)
@@ -117,5 +135,6 @@ def summary(report: ConvertReport) -> str:
             f"  against exact activations: KL divergence {report.guard['divergence']:.4f}, {report.guard['flips']} of "
             f"{report.guard['tokens']} tokens differ; {len(report.guard['lifted'])} products are computed exactly"
         )
-    lines.append(f'  run it: {shlex.join(["edgeqwen", "run", str(report.path)])} "Hello"')
+    command = shlex.join(["edgeqwen", "run", str(report.path), *run_options.split()])
+    lines.append(f'  run it: {command} "Hello"')
     return "\n".join(escaped(line) for line in lines)

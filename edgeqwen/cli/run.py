@@ -41,11 +41,12 @@ PROMPT_CHARACTERS_MAX = 4 << 20
 @click.option("--engine", default="auto", show_default=True, help="llamacpp or ort; auto takes the best for MODEL.")
 @click.option("--kv-type", type=click.Choice(["f16", "q8_0", "f32"]), help="Of the cache.  [default: f16; ort: f32]")
 @click.option(
-    "--gpu-layers", type=click.IntRange(min=-1), default=0, show_default=True, help="Layers on the GPU; -1 for all."
+    "--gpu-layers", type=click.IntRange(min=-1), help="Layers on the GPU; -1 for all.  [default: what fits there]"
 )
 @click.option("--type", "quant", help="Type to convert to on first use of a hub id.  [default: q4_k_m]")
 @click.option("--offline", is_flag=True, help="Never ask the network.")
 @click.option("--verify", is_flag=True, help="Check every hash before loading.")
+@click.option("--force", is_flag=True, help="Load what does not fit by the arithmetic of `edgeqwen plan`.")
 @click.option("--trust-template", is_flag=True, help="Accept a chat template that edgeqwen does not know.")
 @click.option("--show-thinking/--hide-thinking", "show", default=None, help="[default: shown on a terminal only]")
 @click.option("--logprobs", type=click.IntRange(0, 20), help="With --json: as many of the likeliest tokens each time.")
@@ -145,6 +146,7 @@ def _load(name: str, options: dict[str, Any]) -> Model:
             offline=options["offline"],
             verify=options["verify"],
             trust_template=options["trust_template"],
+            force=options["force"],
             progress=progress,
         )
 

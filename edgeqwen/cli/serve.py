@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 @click.option("--engine", default="auto", show_default=True, help="llamacpp or ort; auto takes the best for a model.")
 @click.option("--kv-type", type=click.Choice(["f16", "q8_0", "f32"]), help="Of the cache.  [default: f16; ort: f32]")
 @click.option(
-    "--gpu-layers", type=click.IntRange(min=-1), default=0, show_default=True, help="Layers on the GPU; -1 for all."
+    "--gpu-layers", type=click.IntRange(min=-1), help="Layers on the GPU; -1 for all.  [default: what fits there]"
 )
 @click.option("--type", "quant", help="Type to convert to on first use of a hub id.  [default: q4_k_m]")
 @click.option("--offline", is_flag=True, help="Never ask the network.")
+@click.option("--force", is_flag=True, help="Load what does not fit by the arithmetic of `edgeqwen plan`.")
 @click.option("--trust-template", is_flag=True, help="Accept a chat template that edgeqwen does not know.")
 @click.option(
     "--no-isolate", is_flag=True, help="One process instead of two: less memory, and a crash ends the server."
@@ -97,6 +98,7 @@ def _settings(artifacts: tuple[str, ...], options: dict[str, Any]) -> ServerSett
             engine=options["engine"],
             offline=options["offline"],
             trust_template=options["trust_template"],
+            force=options["force"],
             parallel=options["parallel"],
             waiting_max=options["waiting_max"],
         )

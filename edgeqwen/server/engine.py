@@ -88,6 +88,7 @@ def model_of(settings: EngineSettings, progress: Callable[[int, int, str], None]
         engine=settings.engine,
         offline=settings.offline,
         trust_template=settings.trust_template,
+        force=settings.force,
         parallel=settings.parallel,
         progress=progress,
     )

@@ -20,10 +20,11 @@ class EngineSettings:
     context_length: int | None = None
     threads: int | None = None
     kv_type: str | None = None
-    gpu_layers: int = 0
+    gpu_layers: int | None = None
     engine: str = "auto"
     offline: bool = False
     trust_template: bool = False
+    force: bool = False  # load what does not fit
     parallel: int = 4  # answers side by side
     waiting_max: int = 64  # requests beyond these; more get BusyError
 

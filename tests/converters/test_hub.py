@@ -15,7 +15,7 @@ from loopback_hub import COMMIT, MODEL, serving
 
 from converters import hub as hub_module
 from converters.checkpoint import open_checkpoint
-from converters.hub import fetch
+from converters.hub import fetch, fetch_config
 from edgeqwen.errors import DownloadError
 
 WEIGHTS = "model.safetensors"
@@ -362,3 +362,36 @@ def test_endpoints_that_are_none(monkeypatch, endpoint):
     with pytest.raises(DownloadError, match="HF_ENDPOINT") as caught:
         fetch(MODEL)
     assert "secret" not in str(caught.value)
+
+
+def test_a_config_is_fetched_alone(hub):
+    path = fetch_config(MODEL)
+    assert path.read_bytes() == hub.files["config.json"]
+    assert [request.path.rpartition("/")[2] for request in hub.asked()] == ["config.json"]
+    before = len(hub.seen)
+    assert fetch_config(MODEL, offline=True) == path
+    assert len(hub.seen) == before
+    with pytest.raises(DownloadError, match="no complete copy"):  # a config is no checkpoint
+        fetch(MODEL, offline=True)
+
+
+def test_a_config_that_cannot_be_had(hub):
+    with pytest.raises(DownloadError, match=r"no config\.json .* offline"):
+        fetch_config(MODEL, offline=True)
+    hub.overrides["config.json"] = {"size": 2 << 20}
+    with pytest.raises(DownloadError, match="at most"):
+        fetch_config(MODEL)
+    del hub.files["config.json"]
+    with pytest.raises(DownloadError, match=r"has no config\.json"):
+        fetch_config(MODEL)
+    hub.status = 404
+    with pytest.raises(DownloadError, match="not there"):
+        fetch_config(MODEL)
+
+
+def test_a_hub_id_is_planned_for_without_its_weights(hub):
+    from edgeqwen.prospect import prospect
+
+    found = prospect(MODEL)
+    assert (found.source, found.shape.num_hidden_layers) == ("config.json of the hub", 1)
+    assert [request.path.rpartition("/")[2] for request in hub.asked()] == ["config.json"]
