@@ -104,6 +104,9 @@ def fetch_config(model_id: str, *, offline: bool = False) -> Path:
             raise DownloadError(f"{model_id}: its config.json has {file.size} bytes; at most {_CONFIG_BYTES} are read")
         repository = Repository(source.folder, commit)
         _fetch_files(source, repository, [file], token, None)
+        if not _referred(source):  # an older checkpoint that is complete stays what an offline call finds
+            source.reference.parent.mkdir(parents=True, exist_ok=True)
+            source.reference.write_text(commit)
     return repository.snapshot / "config.json"
 
 

@@ -31,12 +31,11 @@ class Recipe:
     reason: str
     fits: tuple[str, ...]  # for which there is memory at that context, and for no larger one
     too_large: tuple[str, ...] = ()
-    gpu_layers: int = 0  # -1: all
 
     @property
     def run_options(self) -> str:
         """What `edgeqwen run` is given."""
-        return f"--context {self.context}" + (f" --gpu-layers {self.gpu_layers}" if self.gpu_layers else "")
+        return f"--context {self.context}"
 
 
 def recipes() -> dict[str, Recipe]:

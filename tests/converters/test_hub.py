@@ -385,7 +385,7 @@ def test_a_config_that_cannot_be_had(hub):
     with pytest.raises(DownloadError, match=r"has no config\.json"):
         fetch_config(MODEL)
     hub.status = 404
-    with pytest.raises(DownloadError, match="not there"):
+    with pytest.raises(DownloadError, match="no revision main"):
         fetch_config(MODEL)
 
 
