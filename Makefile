@@ -10,7 +10,7 @@ export CXXFLAGS += $(NO_AMX)
 # What `edgeqwen engine build` has made for this machine: where it is there, nothing is compiled.
 ENGINE := $(wildcard dist/edgeqwen_engine-*_$(shell uname -m).whl)
 
-.PHONY: demo test lint peers reference clients clean
+.PHONY: demo test lint peers reference clients packs clean
 
 demo: .venv/.llama
 	$(BIN)/edgeqwen demo
@@ -37,6 +37,10 @@ reference: .venv-reference/.ready
 clients: .venv/.dev
 	$(BIN)/python tests/clients/install.py build/clients
 	EDGEQWEN_CLIENTS=build/clients $(BIN)/python -m pytest -m clients
+
+# Packs made with the real index, and installed where there is no network.
+packs: .venv/.dev
+	EDGEQWEN_PACKS=build/packs $(BIN)/python -m pytest -m packs
 
 clean:
 	rm -rf .venv .venv-reference build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

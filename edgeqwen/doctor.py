@@ -86,7 +86,8 @@ def diagnose(path: Path | None = None, *, port: int = PORT, quick: bool = False,
     if not quick:
         tell(f"checking every byte of {path}")
     model, plan = check_model(path, verify="quick" if quick else "full")
-    return Diagnosis((*checks, *model), able and plan is not None, plan)
+    broken = {check.name for check in checks if check.status == "fail"}
+    return Diagnosis((*checks, *model), able and plan is not None and plan.engine not in broken, plan)
 
 
 def _run(name: str, probe: Callable[[], Check]) -> Check:
@@ -210,7 +211,7 @@ def check_engine(engine: Engine) -> Check:
             return Check(engine.name, "fail", f"{found}; {error}", str(error).rpartition(": ")[2])
         if not there:
             mend = f"install an engine wheel ({BUILD_LINE}) or {engine.pip_line} --force-reinstall"
-            return Check(engine.name, "warn", f"{found}; its library is missing", mend)
+            return Check(engine.name, "fail", f"{found}; its library is missing", mend)
     return Check(engine.name, "ok", found)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from edgeqwen.backends.llamacpp_library import load_llama
 from edgeqwen.catalog import convert
 from edgeqwen.engines import ENGINES
 from edgeqwen.errors import EdgeqwenError
@@ -47,17 +48,19 @@ def engine_fault(name: str, *, seconds: float = SECONDS) -> Fault | None:
     lines = tried.stderr.decode("utf-8", "replace").strip().splitlines()
     said = lines[-1][:WORDS_CHARS] if lines else "it said nothing"
     if tried.returncode > 0:
-        return Fault(said)
+        return Fault(said, wrong_processor="built for another processor" in said)  # load_llama's words
     if -tried.returncode == signal.SIGILL:
         return Fault("it was built for another processor: it died of an illegal instruction", wrong_processor=True)
     return Fault(f"it died of {signal.Signals(-tried.returncode).name}: {said}")
 
 
 def main() -> None:
-    """Import the engine, and let llama.cpp answer with nano: all of its CPU code is in the library that is loaded."""
+    """Import ONNX Runtime, which looks at the processor by itself; let llama.cpp, which does not, answer with nano."""
     name, folder = sys.argv[1:]
-    importlib.import_module(ENGINES[name].module)
-    if ENGINES[name].format == "gguf":
+    if ENGINES[name].format != "gguf":
+        importlib.import_module(ENGINES[name].module)
+    else:
+        load_llama()
         artifact = convert("nano", Path(folder) / "nano", type="q4_k_m")
         with load(artifact.path, engine=name, context_length=128) as model:
             model.chat("Hello", thinking=False, max_tokens=2, seed=0)

@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": "Say what of a model fits a device, before it is downloaded.",
     "inspect": "Say what is in an artifact, a GGUF file or a checkpoint, and what memory it needs.",
     "bench": "Measure speed, time to the first token, loading and memory.",
+    "pack": "Put a model and all it needs on a stick, for a machine without a network.",
     "doctor": "Say what this machine has and lacks for running models.",
     "engine": "Build, list and choose llama.cpp engines that need no compiler.",
     "demo": "Convert the embedded model, ask it three questions and print the speeds.",
