@@ -12,16 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine
-from benchmarks.memory_child import Request
-from edgeqwen.device import cpu_features
+from benchmarks.memory_child import LAYOUTS, Request
+from edgeqwen.device import Device, cpu_features
+from edgeqwen.memory_need import MemoryNeed, memory_need
 from edgeqwen.outline import Outline, outline
+from edgeqwen.plan import EngineChoice, plan
+from edgeqwen.prospect import prospect
 from edgeqwen.published import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +39,7 @@ CONFIGURATIONS: dict[str, list[dict[str, Any]]] = {
         {"context": 512},
         {"context": 4096},
         {"context": 4096, "kv_type": "q8_0"},
+        {"context": 16384},
         {"context": 1024, "kv_type": "f32"},
         {"context": 2048, "layout": "once"},
         {"context": 2048, "layout": "as stored"},
@@ -52,6 +58,25 @@ def measured(request: Request) -> dict[str, Any]:
     return answer
 
 
+def expected(row: dict[str, Any], facts: dict[str, Any]) -> MemoryNeed:
+    """What today's arithmetic says of a row, of the shape alone: neither the artifact nor its machine is needed."""
+    name = next((known for known in PUBLISHED if known.endswith(row["model"])), row["model"])
+    model = prospect(name)
+    option = next(one for one in model.options if one.type == row["type"])
+    device = Device(facts["architecture"], 2, None, tuple(facts["features"] or ()))
+    choice = EngineChoice(row["engine"], "")
+    found = plan(
+        model.shape, option.weights, device,
+        engine=choice, context_length=row["context"], kv_type=row["kv_type"], parallel=row.get("parallel"),
+    )  # fmt: skip
+    if row.get("layout", "twice") == "twice":
+        return found.need
+    return memory_need(
+        model.shape, option.weights, machine=device.machine, features=device.features, context_length=row["context"],
+        engine=row["engine"], kv_type=row["kv_type"], layout=LAYOUTS[row["layout"]],
+    )  # fmt: skip
+
+
 def errors(row: dict[str, Any]) -> dict[str, float]:
     """Of each figure plan minus measurement, as a share of what may be between the two."""
     found = {}
@@ -61,19 +86,21 @@ def errors(row: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def rows_of(artifact: Path, only: str | None) -> list[dict[str, Any]]:
-    """Every configuration of the engines that can run the artifact."""
-    model, rows = outline(artifact), []
+def rows_of(artifact: Path, only: str | None) -> Iterator[dict[str, Any]]:
+    """Every configuration of the engines that can run the artifact, as it is measured."""
+    model = outline(artifact)
     for kind in model.weights:
         engine = {"gguf": "llamacpp", "onnx": "ort"}[kind]
         for configuration in CONFIGURATIONS[engine]:
             if only is not None and only not in json.dumps(configuration):
                 continue
             request = Request(str(artifact.absolute()), engine, **configuration)
+            if request.context > model.shape.max_position_embeddings:
+                continue
             facts = {"model": _name(model), "type": model.types[kind], "engine": engine, **configuration}
-            rows.append({**facts, **measured(request)})
-            print(line(rows[-1]), file=sys.stderr, flush=True)
-    return rows
+            row = {**facts, **measured(request)}
+            print(line(row), file=sys.stderr, flush=True)
+            yield row
 
 
 def _name(model: Outline) -> str:
@@ -118,9 +145,11 @@ def main() -> None:
     known = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
     rows = {key(row): row for row in known}
     for artifact in options.artifacts:
-        rows |= {key(row): row for row in rows_of(artifact, options.only)}
-        facts = {"machine": {**machine(), "features": cpu_features()}, "rows": sorted(rows.values(), key=key)}
-        options.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        for row in rows_of(artifact, options.only):
+            rows[key(row)] = row
+            here = {**machine(), "architecture": platform.machine(), "features": cpu_features()}
+            facts = {"machine": here, "rows": sorted(rows.values(), key=key)}
+            options.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(table(sorted(rows.values(), key=key)))
     wrong = [row for row in rows.values() if max(map(abs, errors(row).values())) > 1]
     sys.exit(1 if wrong else 0)

@@ -110,7 +110,6 @@ def measure(request: Request) -> dict[str, Any]:
             "peak_bytes": memory.peak_bytes, "mapped_bytes": memory.mapped_bytes,
             "anonymous_bytes": memory.anonymous_bytes,
         },
-        "parts": need.parts,
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ ANSWER_ROWS = 1  # of logits that one answer takes
 # Python with numpy, the tokenizer and ours, before a model is looked at; then for each token of the vocabulary the
 # tokenizer, and llama.cpp's own.
 PYTHON_BYTES, PYTHON_MAPPED_BYTES = 22 * MIB, 27 * MIB
-TOKEN_BYTES = 640
+TOKEN_BYTES = 310
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Overhead:
 
 OVERHEADS = {
     "llamacpp": Overhead(6 * MIB, 12 * MIB, token_bytes=450, ffn_values=3.0),
-    "ort": Overhead(38 * MIB, 13 * MIB, token_bytes=210, ffn_values=3.5, q_values=11.0),
+    "ort": Overhead(18 * MIB, 13 * MIB, token_bytes=210, ffn_values=3.5, q_values=11.0),
 }
 
 
@@ -48,7 +48,7 @@ class Weights:
     matrix_bytes: Mapping[str, int]
     lookup_bytes: int = 0  # of which a token reads one row: an embedding that is no head as well, rotary tables
     blocks: int = 0  # of ONNX's grids: the engine adds a sum to each
-    table_bytes: int = 0  # of ONNX's embedding, which stays mapped beside what is made of it
+    kept_bytes: int = 0  # of ONNX's embedding and scales, which stay mapped beside what is made of them
 
     @property
     def read_bytes(self) -> int:
@@ -115,8 +115,8 @@ def onnx_weights(tensors: Iterable[Placed]) -> Weights:
     sizes = {tensor.name: tensor.nbytes for tensor in tensors}
     rotary = sum(sizes.get(name, 0) for name in ("cos", "sin"))
     scales = sum(size for name, size in sizes.items() if name.endswith(".scales"))  # float32, one a block
-    table = sum(size for name, size in sizes.items() if name.startswith("table."))
-    return Weights(sum(sizes.values()), {}, lookup_bytes=rotary, blocks=scales // 4, table_bytes=table)
+    kept = sum(size for name, size in sizes.items() if name.startswith("table.") or name.endswith(".scales"))
+    return Weights(sum(sizes.values()), {}, lookup_bytes=rotary, blocks=scales // 4, kept_bytes=kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,10 +234,10 @@ def _activations(shape: ModelShape, tokens: int, overhead: Overhead) -> int:
 
 
 def _of_onnx(need: MemoryNeed, weights: Weights) -> MemoryNeed:
-    """ONNX Runtime packs every matrix into memory of its own and lets go of the file, but for the table's rows."""
+    """ONNX Runtime packs every matrix into memory of its own and lets go of the file, but for the table and scales."""
     return replace(
         need,
-        weights_bytes=weights.table_bytes + weights.lookup_bytes,
+        weights_bytes=weights.kept_bytes,
         repacked_bytes=weights.total_bytes - weights.lookup_bytes + 4 * weights.blocks,
         weights_mapped=True,
     )
