@@ -40,7 +40,7 @@ clients: .venv/.dev
 
 # Packs made with the real index, and installed where there is no network.
 packs: .venv/.dev
-	EDGEQWEN_PACKS=build/packs $(BIN)/python -m pytest -m packs
+	EDGEQWEN_PACKS=build/packs EDGEQWEN_ARM=$(wildcard build/arm) $(BIN)/python -m pytest -m packs
 
 clean:
 	rm -rf .venv .venv-reference build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -17,6 +18,18 @@ def make_pack(artifact, out, platform="linux-aarch64", pythons="3.11", engine_wh
     """Pack with the real pip, which downloads; `engine_wheels` are files or folders. The report."""
     target = target_of(platform, pythons)
     return pack(Path(artifact), target, Path(out), engine=find_engine([Path(place) for place in engine_wheels], target))
+
+
+def install_words(pack_folder, target, *python):
+    """What install.sh runs, for a Python that can make no environment (an emulated one): into the folder `target`."""
+    wheels = Path(pack_folder) / "wheels"
+    (pip,) = wheels.glob("pip-*.whl")
+    (line,) = re.findall(
+        r"""^ +--quiet .*"\$pip" ('.*')$""", (Path(pack_folder) / "install.sh").read_text(), re.MULTILINE
+    )
+    options = ["--quiet", "--no-compile", "--no-index", "--only-binary", ":all:", "--find-links", wheels]
+    command = [*python, pip / "pip", "--isolated", "--no-cache-dir", "install", *options, "--target", target]
+    return [*map(str, command), *shlex.split(line)]
 
 
 class Index:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from pack_kit import Index
+from pack_kit import Index, install_words
 
 from edgeqwen import pack as pack_module
 from edgeqwen.cli import edgeqwen
@@ -177,6 +177,14 @@ def test_texts_are_filled_in(index, onnx, tmp_path):
     assert f"'edgeqwen[serve,onnx]=={pack_module.version('edgeqwen')}'" in script
     assert "GLIBC='28'" in script
     assert "edgeqwen-engine" not in script
+
+
+def test_what_an_emulated_board_installs_is_what_install_sh_installs(index, onnx, tmp_path):
+    pack(onnx, ARM, tmp_path / "p", pip=index)
+    words = install_words(tmp_path / "p", tmp_path / "site", "qemu", "python3.11")
+    assert words[:2] == ["qemu", "python3.11"]
+    assert words[2].endswith("wheels/pip-1.0-py3-none-any.whl/pip")
+    assert words[-1] == f"edgeqwen[serve,onnx]=={pack_module.version('edgeqwen')}"
 
 
 def test_gguf_needs_the_engine(index, nano_artifact, onnx, tmp_path):
