@@ -10,7 +10,7 @@ export CXXFLAGS += $(NO_AMX)
 # What `edgeqwen engine build` has made for this machine: where it is there, nothing is compiled.
 ENGINE := $(wildcard dist/edgeqwen_engine-*_$(shell uname -m).whl)
 
-.PHONY: demo test lint peers reference clients packs clean
+.PHONY: demo test lint peers reference clients packs arm clean
 
 demo: .venv/.llama
 	$(BIN)/edgeqwen demo
@@ -41,6 +41,15 @@ clients: .venv/.dev
 # Packs made with the real index, and installed where there is no network.
 packs: .venv/.dev
 	EDGEQWEN_PACKS=build/packs EDGEQWEN_ARM=$(wildcard build/arm) $(BIN)/python -m pytest -m packs
+
+# Emulated Raspberry Pis: the engine is cross-built (apt-get install g++-aarch64-linux-gnu), the rest comes as wheels and
+# Debian's arm64 packages.
+arm: .venv/.dev
+	@ls build/arm/wheels/edgeqwen_engine-*_aarch64.whl >/dev/null 2>&1 || { \
+	  $(BIN)/python -m pip install --quiet cmake && \
+	  $(BIN)/edgeqwen engine build --for linux-aarch64 --out build/arm/wheels --work build/arm/engine; }
+	$(BIN)/python tests/arm/sysroot.py build/arm
+	EDGEQWEN_ARM=build/arm $(BIN)/python -m pytest -m arm
 
 clean:
 	rm -rf .venv .venv-reference build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from edgeqwen.errors import EngineError, EngineMissingError, RequestError
 
 Progress = Callable[[int, int, str], None]  # done, total, what is being done
 BASE = ("ggml-base", "ggml/fast", "llama/fast")  # /fast: without ggml's dependency on every variant
-TILES = Path(__file__).with_name("amx_tiles.h")  # mends what GCC 12 makes of ggml's AMX code
 LIBRARIES = ("llama", "ggml", "ggml-base")
 _PERCENT = re.compile(r"\[ *(\d+)%\]")
 # OpenMP would need a libgomp on the target; without it ggml's own threads are as fast (benchmarks/results/engine.json).
@@ -63,8 +61,7 @@ def find_toolchain(platform: Platform) -> Toolchain:
         raise EngineMissingError("building an engine needs cmake: pip install cmake")
     if shutil.which("make") is None:
         raise EngineMissingError("building an engine needs make: sudo apt install make")
-    prefix = "" if platform.native else f"{platform.compiler}-"
-    c, cxx = f"{prefix}gcc", f"{prefix}g++"
+    c, cxx = ("cc", "c++") if platform.native else (f"{platform.compiler}-gcc", f"{platform.compiler}-g++")
     for program in (c, cxx):
         if shutil.which(program) is None:
             package = "g++" if platform.native else platform.package
@@ -116,11 +113,13 @@ def _configure(source: Path, work: Path, platform: Platform, tools: Toolchain) -
     mapped = f"-ffile-prefix-map={source}=."
     command = [
         tools.cmake, "-G", "Unix Makefiles", "-S", str(source), "-B", str(work), *SETTINGS,
-        f"-DCMAKE_C_FLAGS={mapped}", f"-DCMAKE_CXX_FLAGS={mapped} -include {shlex.quote(str(TILES))}",
-        f"-DCMAKE_C_COMPILER={tools.c}", f"-DCMAKE_CXX_COMPILER={tools.cxx}",
+        f"-DCMAKE_C_FLAGS={mapped}", f"-DCMAKE_CXX_FLAGS={mapped}",
     ]  # fmt: skip
     if not platform.native:
-        command += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={platform.machine}"]
+        command += [
+            "-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={platform.machine}",
+            f"-DCMAKE_C_COMPILER={tools.c}", f"-DCMAKE_CXX_COMPILER={tools.cxx}",
+        ]  # fmt: skip
     _run(command, lambda _: None)
 
 

@@ -15,6 +15,11 @@ DISTRIBUTION = "llama-cpp-python"
 FOLDER = f"llama_cpp_python-{LLAMA_VERSION}"
 ARCHIVE = f"{FOLDER}.tar.gz"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+# GCC 12's amxtileintrin.h says that _tile_loadconfig reads 8 bytes of its 64: what ggml writes behind them is dropped
+# as dead, and the first use of a tile is an illegal instruction. A barrier before the call keeps it.
+MENDED = "vendor/llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp"
+CALL = "    _tile_loadconfig(&tc);\n"
+BARRIER = '    __asm__ volatile("" : : "r"(&tc) : "memory");\n'
 MAX_BYTES, MAX_MEMBERS = 1 << 30, 50_000  # unpacked: 179 MB in 4,200 files
 
 
@@ -30,6 +35,7 @@ def fetch_source(folder: Path, archive: Path | None = None) -> Path:
     if found != SHA256:
         raise DownloadError(f"{archive} has the sha256 {found}, and {ARCHIVE} has {SHA256}: remove it and try again")
     _unpack(archive, folder)
+    _mend(source / MENDED)
     (source / ".unpacked").touch()
     return source
 
@@ -61,3 +67,10 @@ def _unpack(archive: Path, folder: Path) -> None:
             # The release carries its git folder: what is built must not depend on it.
             if member.name.startswith(f"{FOLDER}/") and not member.name.startswith(f"{FOLDER}/.git/"):
                 tar.extract(member, folder, filter="data")
+
+
+def _mend(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if text.count(CALL) != 1:
+        raise DownloadError(f"{path} has not the one call that is to be mended: another release was unpacked")
+    path.write_text(text.replace(CALL, BARRIER + CALL), encoding="utf-8")
