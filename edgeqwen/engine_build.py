@@ -23,7 +23,7 @@ Progress = Callable[[int, int, str], None]  # done, total, what is being done
 BASE = ("ggml-base", "ggml/fast", "llama/fast")  # /fast: without ggml's dependency on every variant
 LIBRARIES = ("llama", "ggml", "ggml-base")
 _PERCENT = re.compile(r"\[ *(\d+)%\]")
-# OpenMP would need a libgomp on the target; without it ggml's own threads are as fast (benchmarks/results/engine.json).
+# OpenMP would need a libgomp on the target; ggml has threads of its own (speeds: benchmarks/results/engine.json).
 # The C++ library is linked in: what is left is glibc.
 LINK = "-s -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL"
 SETTINGS = (
