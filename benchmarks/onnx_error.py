@@ -61,6 +61,8 @@ def theirs(folder: Path, threads: int) -> Iterator[Run]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
+    decoder = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]["decoder"]
+    empty = np.zeros((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), np.float32)
 
     def run(ids: list[int]) -> Logits:
         feed: dict[str, Any] = {}
@@ -72,7 +74,7 @@ def theirs(folder: Path, threads: int) -> Iterator[Run]:
             elif wanted.name == "position_ids":
                 feed[wanted.name] = np.arange(len(ids), dtype=np.int64)[None]
             else:  # past_key_values.N.key: [batch, heads, past, head size]
-                feed[wanted.name] = np.zeros((1, wanted.shape[1], 0, wanted.shape[3]), np.float32)
+                feed[wanted.name] = empty
         logits: Logits = session.run(["logits"], feed)[0][0]
         return logits
 
