@@ -55,8 +55,8 @@ class Vocabulary:
         return cls(tuple(first), later, tuple(noun_first), tuple(noun_later))
 
     def word(self, random: Random) -> str:
-        """Return a noun, a piece, or pieces put together; one in five has a double letter for certain."""
-        if random.random() < 0.2:
+        """Return a noun, a piece, or pieces put together; one in three has a double letter for certain."""
+        if random.random() < 0.33:
             return next(word for word in iter(lambda: self._any_word(random), "") if has_double(word))
         return self._any_word(random)
 
@@ -78,14 +78,14 @@ class Mixture:
         self.vocabulary = Vocabulary.of(tokenizer.get_vocab(), lambda text: tokenizer.encode(text).tokens)
         # weights in the first chunks, where copying is learned on short rows, and after
         makers: dict[Callable[[Random], Sample], tuple[int, int]] = {
-            tools.tool_call: (5, 45),
+            tools.tool_call: (5, 62),
             tools.tool_result: (2, 6),
             skills.addition: (20, 35),
-            self.spelling: (30, 95),
-            skills.extraction: (12, 55),
-            skills.capital: (8, 15),
-            dialogues.follow_up: (6, 40),
-            skills.identity: (2, 18),
+            self.spelling: (30, 115),
+            self.extraction: (12, 72),
+            skills.capital: (8, 20),
+            dialogues.follow_up: (6, 56),
+            skills.identity: (2, 36),
             skills.talk: (1, 3),
             skills.unknown: (2, 8),
             self.repetition: (40, 8),
@@ -102,6 +102,10 @@ class Mixture:
             if not before.held_out:
                 chat += [*before.messages, assistant(before.content)]
         return replace(sample, messages=(*chat, *sample.messages))
+
+    def extraction(self, random: Random) -> Sample:
+        """Return a sentence to turn into JSON; long ones, which are hardest, more often than they are asked."""
+        return skills.extraction(random, (2, 4, 5))
 
     def repetition(self, random: Random) -> Sample:
         """Return texts to say again."""

@@ -242,10 +242,15 @@ def listed(names: list[str], *, chinese: bool) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
-def facts(random: Random, *, chinese: bool) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """Return a sentence about somebody, its fields, and each field's Chinese name."""
+def facts(
+    random: Random, *, chinese: bool, weights: tuple[int, ...] = (2, 5, 4)
+) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """Return a sentence about somebody, its fields, and each field's Chinese name.
+
+    `weights` say how often there are one, two and three fields beside the name.
+    """
     usable = [field for field in FIELDS if not chinese or field[5]]
-    chosen = random.sample(usable, random.choices((1, 2, 3), (2, 5, 4))[0])
+    chosen = random.sample(usable, random.choices((1, 2, 3), weights)[0])
     name = one_of(random, words.NAMES_ZH) if chinese else person(random)
     values: dict[str, Any] = {"name": name}
     titles, clauses = {"name": "姓名"}, []
@@ -263,10 +268,10 @@ def facts(random: Random, *, chinese: bool) -> tuple[str, dict[str, Any], dict[s
     return f"{name} {listed(clauses, chinese=False)}.", values, titles
 
 
-def extraction(random: Random) -> Sample:
-    """Return a sentence about somebody to turn into JSON, keys in the order asked for."""
+def extraction(random: Random, weights: tuple[int, ...] = (2, 5, 4)) -> Sample:
+    """Return a sentence about somebody to turn into JSON, keys in the order asked for; `weights` as for `facts`."""
     chinese = random.random() < CHINESE_SHARE
-    sentence, values, titles = facts(random, chinese=chinese)
+    sentence, values, titles = facts(random, chinese=chinese, weights=weights)
     keys = list(values)
     if random.random() < 0.25:
         random.shuffle(keys)

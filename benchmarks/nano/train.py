@@ -36,6 +36,7 @@ class Plan:
     rounded_steps: int
     parts: int
     seed: int
+    bfloat16: bool = False
     warmup_steps: int = 50
     matrix_rate: float = 0.01
     embedding_rate: float = 0.03
@@ -106,7 +107,8 @@ class Training:
         total = 0.0
         with rounded(self.model) if self.plan.rounds(self.step) else contextlib.nullcontext():
             for ids, targets in parts:
-                loss = self.model.loss(ids, targets) / count
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
+                    loss = self.model.loss(ids, targets) / count
                 loss.backward()
                 total += loss.item()
         self.optimizer.step(self.plan.scale(self.step))
@@ -150,6 +152,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--resume", action="store_true", help="go on from state.pt")
     parser.add_argument("--weights", type=Path, help="begin with the weights of this model folder, not with none")
+    parser.add_argument("--bfloat16", action="store_true", help="multiply in BF16: faster on a processor that has it")
     parser.add_argument("--compile", action="store_true", help="fuse the layers (needs a C++ compiler)")
     return parser.parse_args()
 
@@ -159,7 +162,9 @@ def main() -> int:
     options = arguments()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    plan = Plan(options.steps, options.decay_steps, options.rounded_steps, options.parts, options.seed)
+    plan = Plan(
+        options.steps, options.decay_steps, options.rounded_steps, options.parts, options.seed, options.bfloat16
+    )
     training = Training(options.out, options.tokenizer, plan)
     if options.weights:
         training.model.load_state_dict(load(options.weights).state_dict())
