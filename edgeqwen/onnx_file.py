@@ -74,7 +74,8 @@ class OnnxFile:
 
 def check_onnx(path: Path, files: Mapping[str, int]) -> OnnxFile:
     """Check a graph; `files` are the payloads of its artifact and their sizes. ArtifactError says what is wrong."""
-    if path.suffix != ".onnx":  # ONNX Runtime would take an .ort file for its own format, which nobody checks
+    # ONNX Runtime would take an .ort file for its own format, which nobody checks; .tmp is a graph not yet in its place
+    if path.suffix not in {".onnx", ".tmp"}:
         raise ArtifactError(f"{path}: a graph's name ends in .onnx")
     raw = memoryview(_read(path))
     try:
