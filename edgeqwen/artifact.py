@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgeqwen.artifact_writer import ArtifactWriter, write_measured
 from edgeqwen.errors import ArtifactError, RequestError
+from edgeqwen.file_hash import sha256_of
 from edgeqwen.gguf import MAGIC
 from edgeqwen.manifest import (
     FORMAT_VERSION,
@@ -134,8 +135,7 @@ def _check_file(path: Path, payload: Payload, *, hashed: bool) -> None:
     if not hashed:
         return
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
     if found != payload.sha256:

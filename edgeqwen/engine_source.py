@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 from edgeqwen.errors import DownloadError
+from edgeqwen.file_hash import sha256_of
 from edgeqwen.native_engine import LLAMA_VERSION
+from edgeqwen.pip import run_pip
 
 DISTRIBUTION = "llama-cpp-python"
 FOLDER = f"llama_cpp_python-{LLAMA_VERSION}"
@@ -30,8 +29,7 @@ def fetch_source(folder: Path, archive: Path | None = None) -> Path:
         return source
     folder.mkdir(parents=True, exist_ok=True)
     archive = archive or _downloaded(folder)
-    with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(archive)
     if found != SHA256:
         raise DownloadError(f"{archive} has the sha256 {found}, and {ARCHIVE} has {SHA256}: remove it and try again")
     _unpack(archive, folder)
@@ -46,14 +44,12 @@ def _downloaded(folder: Path) -> Path:
     if archive.is_file():
         return archive
     wanted = f"{DISTRIBUTION}=={LLAMA_VERSION}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    done = subprocess.run(
-        [*command, "--no-binary", DISTRIBUTION, "--dest", str(folder), wanted],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode or not archive.is_file():
-        words = " ".join(done.stderr.split())[-400:] or "it gave no reason"
-        raise DownloadError(f"pip could not fetch {wanted} ({words}); fetch {ARCHIVE} elsewhere and give --source FILE")
+    try:
+        run_pip(["download", "--quiet", "--no-deps", "--no-binary", DISTRIBUTION, "--dest", str(folder), wanted])
+    except DownloadError as error:
+        raise DownloadError(f"{wanted}: {error}; fetch {ARCHIVE} elsewhere and give --source FILE") from None
+    if not archive.is_file():
+        raise DownloadError(f"pip fetched another file than {ARCHIVE}; fetch it elsewhere and give --source FILE")
     return archive
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import shutil
 import zipfile
@@ -16,13 +14,14 @@ from edgeqwen.elf import elf_machine, glibc_needed
 from edgeqwen.engine_platform import Platform
 from edgeqwen.engine_source import SHA256
 from edgeqwen.errors import EngineError
+from edgeqwen.file_hash import sha256_of
 from edgeqwen.native_engine import DESCRIPTION, FORMAT, LLAMA_VERSION, PACKAGE, NativeEngine, read_engine
 from edgeqwen.strict_json import shown
+from edgeqwen.wheel_file import write_wheel
 
 INSIDE = f"{PACKAGE}/lib/"  # of the wheel
 MAX_BYTES = 1 << 29  # unpacked: 25 MB for the 14 processors of x86-64
 _CHUNK = 1 << 20
-_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip file knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ def write_engine_wheel(
         "format": FORMAT, "llama_cpp_python": LLAMA_VERSION, "source_sha256": SHA256, "machine": platform.machine,
         "glibc": glibc, "compiler": compiler, "openmp": False,
         "variants": {name: list(platform.variants[name]) for name in variants},
-        "files": {name: _sha256(path.read_bytes()) for name, path in sorted(libraries.items())},
+        "files": {name: sha256_of(path) for name, path in sorted(libraries.items())},
     }  # fmt: skip
     init = f'"""llama.cpp\'s libraries for {platform.name}; edgeqwen finds them here, there is no code."""\n'
     members = {
@@ -72,45 +71,16 @@ def write_pure_wheel(out: Path, source: Path) -> Wheel:
 
 
 def _write(out: Path, name: str, tag: str, members: Mapping[str, bytes], metadata: str, licence: bytes) -> Wheel:
-    """One wheel, whole or not at all."""
-    pure = "true" if tag.endswith("-any") else "false"
-    info = f"{name}-{LLAMA_VERSION}.dist-info"
-    whole = {
-        **members,
-        f"{info}/METADATA": metadata.encode(),
-        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: edgeqwen\nRoot-Is-Purelib: {pure}\nTag: {tag}\n".encode(),
-        f"{info}/licenses/LICENSE": licence,
-    }
-    record = "".join(f"{member},{_record(data)},{len(data)}\n" for member, data in whole.items())
-    whole[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}-{LLAMA_VERSION}-{tag}.whl"
-    with TemporaryDirectory(dir=out, prefix=".wheel-") as folder:
-        draft = Path(folder) / path.name
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
-            for member, data in whole.items():
-                entry = zipfile.ZipInfo(member, _DATE)
-                entry.external_attr = (0o755 if member.endswith(".so") else 0o644) << 16
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(entry, data)
-        draft.replace(path)
-    return Wheel(path, path.stat().st_size, _sha256(path.read_bytes()))
-
-
-def _record(data: bytes) -> str:
-    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-    return f"sha256={digest}"
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    information = {"METADATA": metadata.encode(), "licenses/LICENSE": licence}
+    path = write_wheel(out, name, LLAMA_VERSION, tag, members, information)
+    return Wheel(path, path.stat().st_size, sha256_of(path))
 
 
 def unpack_engine(wheel: Path, home: Path) -> NativeEngine:
     """Unpack an engine wheel beside others of its kind, under its own hash; EngineError where it is none."""
     if wheel.stat().st_size > MAX_BYTES:
         raise EngineError(f"{wheel} has over {MAX_BYTES} bytes: it is no engine wheel")
-    target = home / f"{PACKAGE}-{_sha256(wheel.read_bytes())[:32]}"
+    target = home / f"{PACKAGE}-{sha256_of(wheel)[:32]}"
     if not target.is_dir():
         home.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=home, prefix=".engine-") as folder:
@@ -154,8 +124,7 @@ def check_files(engine: NativeEngine) -> None:
         path = engine.folder / name
         if not path.is_file():
             raise EngineError(f"{path} is missing: copy the engine again")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
         if found != digest:
             raise EngineError(f"{path} is damaged: its sha256 is {found}, {DESCRIPTION} says {digest}; copy it again")
         if (machine := elf_machine(path)) != engine.machine:

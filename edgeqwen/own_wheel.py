@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import zipfile
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
 from edgeqwen.errors import RequestError
+from edgeqwen.wheel_file import write_wheel
 
 PACKAGES = ("edgeqwen", "converters")
 TAG = "py3-none-any"
-_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip file knows
 _SKIPPED = {"__pycache__", ".mypy_cache", ".ruff_cache"}
 
 
@@ -24,18 +21,7 @@ def write_own_wheel(folder: Path) -> Path:
     except PackageNotFoundError:
         raise RequestError("edgeqwen is not installed here, it only runs: pip install edgeqwen, then pack") from None
     members = {name: path.read_bytes() for package in PACKAGES for name, path in _files(package)}
-    info = f"edgeqwen-{installed.version}.dist-info"
-    members |= {f"{info}/{name}": data for name, data in _metadata(installed).items()}
-    members[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: edgeqwen\nRoot-Is-Purelib: true\nTag: {TAG}\n".encode()
-    lines = [f"{name},sha256={_digest(data)},{len(data)}" for name, data in members.items()]
-    members[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""]).encode()
-    path = folder / f"edgeqwen-{installed.version}-{TAG}.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            member = zipfile.ZipInfo(name, _DATE)
-            member.external_attr, member.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
-            archive.writestr(member, data)
-    return path
+    return write_wheel(folder, "edgeqwen", installed.version, TAG, members, _metadata(installed))
 
 
 def _files(package: str) -> list[tuple[str, Path]]:
@@ -59,7 +45,3 @@ def _metadata(installed: Distribution) -> dict[str, bytes]:
     if not {"METADATA", "entry_points.txt"} <= set(found):
         raise RequestError("edgeqwen's metadata is incomplete here: install it again")
     return dict(sorted(found.items()))
-
-
-def _digest(data: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

@@ -18,13 +18,15 @@ from pathlib import Path
 
 from edgeqwen.artifact import Artifact, is_artifact, open_artifact
 from edgeqwen.errors import RequestError
+from edgeqwen.file_hash import sha256_of
 from edgeqwen.folder_lock import FolderLock
 from edgeqwen.manifest import MANIFEST, MEASURED
 from edgeqwen.native_engine import LLAMA_VERSION
 from edgeqwen.own_wheel import write_own_wheel
 from edgeqwen.pack_engine import EngineWheels
 from edgeqwen.pack_target import GLIBC_LEAST, Target
-from edgeqwen.pack_wheels import Needed, Pip, fetch_wheel, needed_wheels, run_pip, sha256_of
+from edgeqwen.pack_wheels import Needed, fetch_wheel, needed_wheels
+from edgeqwen.pip import Pip, run_pip
 
 FORMAT = 1
 SUMS, DESCRIPTION = "SHA256SUMS", "pack.json"

@@ -6,12 +6,9 @@ What is right for the target is worked out here, and pip is asked again for what
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +18,13 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from edgeqwen.errors import DownloadError
+from edgeqwen.file_hash import sha256_of
 from edgeqwen.pack_target import Target
+from edgeqwen.pip import Pip, run_pip
 
-Pip = Callable[[Sequence[str]], str]  # arguments -> stdout
 _NAME = re.compile(r"[A-Za-z0-9_.+!-]{1,200}\.whl")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 ROUNDS = 8  # of asking pip for what is missing; one or two are enough
-WORDS_CHARS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +37,6 @@ class Needed:
     sha256: str
     python: str  # one of the Pythons that need it
     local: bool = False
-
-
-def run_pip(arguments: Sequence[str]) -> str:
-    """Run this Python's pip; DownloadError with its last words."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False)
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        words = " ".join(" ".join(errors).split())[:WORDS_CHARS]
-        raise DownloadError(f"pip failed: {words or 'it gave no reason (is pip installed?)'}")
-    return done.stdout
 
 
 def needed_wheels(roots: Sequence[str], target: Target, python: str, pip: Pip = run_pip) -> list[Needed]:
@@ -138,9 +124,3 @@ def fetch_wheel(wheel: Needed, folder: Path, target: Target, pip: Pip = run_pip)
     if found != wheel.sha256:
         raise DownloadError(f"{wheel.file}: the index gave {found}, and said before that it has {wheel.sha256}")
     return True
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a whole file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

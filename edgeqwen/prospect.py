@@ -11,6 +11,7 @@ from typing import Any, cast
 from edgeqwen.catalog import HUB_ID, NANO
 from edgeqwen.errors import CheckpointError, RequestError
 from edgeqwen.ggml_types import GGML_TYPES
+from edgeqwen.inspection import TensorLine
 from edgeqwen.manifest import MANIFEST
 from edgeqwen.memory_need import Weights, onnx_weights, weights_of
 from edgeqwen.outline import outline
@@ -43,16 +44,6 @@ class Prospect:
     shape: ModelShape
     options: tuple[Option, ...]
     is_made: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """A tensor that is planned and not written."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    nbytes: int
 
 
 def prospect(name: str, *, offline: bool = False) -> Prospect:
@@ -124,7 +115,7 @@ def _gguf_options(shape: ModelShape) -> Iterator[Option]:
     for kind in FILE_TYPES:
         types = choose_types(shapes, kind)
         weights = weights_of(
-            _Tensor(name, one, shapes[name], GGML_TYPES[one].nbytes(math.prod(shapes[name])))
+            TensorLine(name, one, shapes[name], GGML_TYPES[one].nbytes(math.prod(shapes[name])))
             for name, one in types.items()
         )
         yield Option(kind.lower(), "gguf", weights.total_bytes + HEADER_TOKEN_BYTES * shape.vocab_size, weights)
