@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiers
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -18,12 +19,7 @@ COMMAND = "from edgeqwen.cli import main; main()"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.arm)
-            item.add_marker(pytest.mark.timeout(600))
-            if not ARM:
-                item.add_marker(pytest.mark.skip(reason="EDGEQWEN_ARM names no folder with emulated boards"))
+    tiers.mark(items, HERE, "arm", "" if ARM else "EDGEQWEN_ARM names no folder with emulated boards")
 
 
 class Emulated:

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import tiers
 from server_kit import Command
 
 HERE = Path(__file__).resolve().parent
@@ -16,12 +17,7 @@ FORMATS = {"llamacpp": "gguf", "ort": "onnx"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.clients)
-            item.add_marker(pytest.mark.timeout(600))
-            if not CLIENTS:
-                item.add_marker(pytest.mark.skip(reason="EDGEQWEN_CLIENTS names no folder with the clients"))
+    tiers.mark(items, HERE, "clients", "" if CLIENTS else "EDGEQWEN_CLIENTS names no folder with the clients")
 
 
 @pytest.fixture(scope="session")

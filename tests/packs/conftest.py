@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import tiers
 
 HERE = Path(__file__).resolve().parent
 PACKS = os.environ.get("EDGEQWEN_PACKS", "")
@@ -23,8 +24,4 @@ def no_namespace():
 def pytest_collection_modifyitems(items):
     ours = [item for item in items if HERE in item.path.parents]
     reason = no_namespace() if ours and PACKS else "EDGEQWEN_PACKS names no folder for packs"
-    for item in ours:
-        item.add_marker(pytest.mark.packs)
-        item.add_marker(pytest.mark.timeout(600))
-        if reason:
-            item.add_marker(pytest.mark.skip(reason=reason))
+    tiers.mark(ours, HERE, "packs", reason)

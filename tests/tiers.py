@@ -1,0 +1,13 @@
+"""Tests that need more than the core suite: marked by their folder, and skipped, with the reason, where it is missing."""
+
+import pytest
+
+
+def mark(items, folder, tier, reason):
+    """Mark the items below `folder` as of a tier; `reason` why they cannot run, or nothing."""
+    for item in items:
+        if folder in item.path.parents:
+            item.add_marker(getattr(pytest.mark, tier))
+            item.add_marker(pytest.mark.timeout(600))
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
