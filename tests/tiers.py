@@ -1,4 +1,4 @@
-"""Tests that need more than the core suite: marked by their folder, and skipped, with the reason, where it is missing."""
+"""Tests that need more than the core suite: marked by folder, and skipped, with the reason, where that is missing."""
 
 import pytest
 
