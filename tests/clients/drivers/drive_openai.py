@@ -121,14 +121,16 @@ def helper_parse():
 
 
 def chosen():
-    """tool_choice: no tool, any, or that one, although the question is for the other."""
+    """tool_choice: no tool, left to the model, any, or that one, which the model does not choose by itself."""
     clock = {**TOOL, "function": {**TOOL["function"], "name": "get_time", "description": "Get the local time"}}
     ask = {"messages": user(WEATHER), "tools": [TOOL, clock], "extra_body": NO_THINK, **GREEDY}
-    named = {"type": "function", "function": {"name": "get_time"}}
-    return [
-        calls_of(client.chat.completions.create(tool_choice=choice, **ask).choices[0].message)
-        for choice in ("none", "required", named)
-    ]
+
+    def calls(choice):
+        return calls_of(client.chat.completions.create(tool_choice=choice, **ask).choices[0].message)
+
+    none, auto, required = map(calls, ("none", "auto", "required"))
+    (other,) = {"get_weather", "get_time"} - {name for name, _ in auto}
+    return [none, auto, required, calls({"type": "function", "function": {"name": other}})]
 
 
 async def together():
