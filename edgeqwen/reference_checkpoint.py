@@ -7,6 +7,7 @@ config.json is read here, strictly, and handed over as data: reading it with tra
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from edgeqwen.errors import CheckpointError, EngineMissingError
 from edgeqwen.strict_json import parse_object, shown
 
 MAX_CONFIG_BYTES = 1 << 20
+# transformers changes the process while it loads (the default type, torch's initializers): two at once leave torch
+# without a type for its automatic casts, for good ("unsupported scalarType", transformers 4.57 with torch 2.13).
+_LOADING = threading.Lock()
 # Keys that choose code, not figures; a checkpoint says them of itself and none of them changes what it computes.
 _DROPPED = frozenset({"attn_implementation", "experts_implementation", "transformers_version", "dtype", "torch_dtype"})
 
@@ -39,10 +43,11 @@ def open_reference_checkpoint(folder: Path) -> Any:
     transformers.utils.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.for_model(**data)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, config=config, torch_dtype=torch.float32, attn_implementation="eager", use_safetensors=True,
-            trust_remote_code=False, local_files_only=True,
-        )  # fmt: skip
+        with _LOADING:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, config=config, torch_dtype=torch.float32, attn_implementation="eager", use_safetensors=True,
+                trust_remote_code=False, local_files_only=True,
+            )  # fmt: skip
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: transformers cannot open it: {shown(str(error))}") from None
     return model.eval()
