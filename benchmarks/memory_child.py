@@ -21,7 +21,7 @@ from edgeqwen.choice import choose
 from edgeqwen.device import this_device
 from edgeqwen.engines import ENGINES
 from edgeqwen.language import ModelCard
-from edgeqwen.memory_need import AS_STORED, ONCE, STEP_TOKENS, TWICE, memory_need
+from edgeqwen.memory_need import AS_STORED, ONCE, STEP_TOKENS, SWAP_TOKENS, TWICE, memory_need
 from edgeqwen.model import Model
 from edgeqwen.outline import outline
 from edgeqwen.plan import Plan
@@ -62,8 +62,8 @@ def planned(request: Request) -> Plan:
     return replace(plan, mmap=layout.mmap, repack=layout.repack, need=need)
 
 
-def fill(backend: Any, plan: Plan) -> int:
-    """Fill every answer's context; returns how many tokens were computed for it.
+def fill(backend: Any, plan: Plan) -> tuple[int, list[Any]]:
+    """Fill every answer's context, and what may be kept beside it; how many tokens were computed, and what is kept.
 
     What costs memory is done for real, and what does not is not waited for. llama.cpp writes its whole cache when it is
     made, and with flash attention a step takes the same at any depth: two steps are computed. ONNX Runtime's cache is
@@ -74,7 +74,8 @@ def fill(backend: Any, plan: Plan) -> int:
         flash = plan.kv_type != "f32"
         count = min(room, 2 * STEP_TOKENS) if flash else room
         append(backend, random_ids(backend, count))
-        return count
+        pieces = backend.swap.tokens // SWAP_TOKENS if backend.swap else 0
+        return count, [backend.swap.take_out(0, 0, SWAP_TOKENS) for _ in range(pieces)]
     slab = backend._check_open()  # noqa: SLF001 - the point is what it holds of memory
     behind = max(0, room - STEP_TOKENS)
     for sequence in range(backend.sequences):
@@ -83,7 +84,7 @@ def fill(backend: Any, plan: Plan) -> int:
     append(backend, random_ids(backend, room - behind))
     for sequence in range(1, backend.sequences):
         slab.array[:, :, sequence] = 0.0
-    return room - behind
+    return room - behind, []
 
 
 def measure(request: Request) -> dict[str, Any]:
@@ -94,10 +95,11 @@ def measure(request: Request) -> dict[str, Any]:
         backend = open_backend(found.weights_path, plan)
         card = ModelCard(found.name, found.shape, found.end_ids, GenerationConfig(), plan)
         model = Model(backend, found.tokenizer, found.template, card)
-        computed = fill(backend, plan)
+        computed, kept = fill(backend, plan)
         for _ in range(DECODED):
             backend.forward([Chunk(0, (1,))])
         memory = watch.memory
+        kept.clear()
         model.close()
     need = plan.need
     return {

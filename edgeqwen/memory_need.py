@@ -15,6 +15,7 @@ KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}  # of one value, block scal
 MIB = 1 << 20
 STEP_TOKENS = 512  # of a prompt that are computed at once
 ASIDE_TOKENS = 256  # a piece of a prompt: larger ones are computed no faster, and smaller ones stopped sooner
+SWAP_TOKENS = 128  # a piece of a kept prefix that is moved out of the cache, or back, at once
 STEP_ROWS = 32  # of logits that a step gives at most, one for every answer that runs in it
 ANSWER_ROWS = 1  # of logits that one answer takes
 # Python with numpy, the tokenizer and ours, before a model is looked at; then for each token of the vocabulary the
@@ -256,3 +257,9 @@ def with_aside(need: MemoryNeed, shape: ModelShape, context_length: int, kv_type
         compute_bytes=need.compute_bytes + second.compute_bytes + 2 * handed_over,
         logits_bytes=need.logits_bytes + second.logits_bytes,
     )
+
+
+def with_swap(need: MemoryNeed, shape: ModelShape, tokens: int, kv_type: str) -> MemoryNeed:
+    """And so many tokens kept outside of the cache, and a piece of them on its way."""
+    kept = (tokens + SWAP_TOKENS) * kv_bytes_per_token(shape, kv_type)
+    return replace(need, kv_bytes=need.kv_bytes + kept)

@@ -14,6 +14,7 @@ from edgeqwen.memory_need import (
     MIB,
     ONCE,
     STEP_ROWS,
+    SWAP_TOKENS,
     TWICE,
     Layout,
     MemoryNeed,
@@ -21,6 +22,7 @@ from edgeqwen.memory_need import (
     kv_bytes_per_token,
     memory_need,
     with_aside,
+    with_swap,
 )
 from edgeqwen.types import ModelShape
 
@@ -49,6 +51,7 @@ class Plan:
     sequences: int = 1
     pool_tokens: int | None = None  # None: context_length
     aside_threads: int = 0  # of `threads`, for prompts that are computed beside running answers
+    swap_tokens: int = 0  # of kept prefixes that may stand outside of the pool, where they slow no answer down
     repack: bool = True
     fits: bool = True  # False where it was forced
 
@@ -188,6 +191,16 @@ class _Wish:
         left = int(RESERVE * (self.device.memory_available_bytes or 0)) - one.total_bytes + one.kv_bytes
         return max(self.context_length, min(full, left // kv_bytes_per_token(self.shape, kv_type) // 256 * 256))
 
+    def swap_tokens(self, found: _Attempt) -> int:
+        """Tokens that may be kept outside of a server's pool: as many as in it, in half of what memory is left."""
+        if self.parallel is None or not self.engine.pooled:
+            return 0
+        if self.device.memory_available_bytes is None:
+            return found.pool_tokens
+        left = int(RESERVE * self.device.memory_available_bytes) - found.need.total_bytes
+        tokens = left // 2 // kv_bytes_per_token(self.shape, found.kv_type) // SWAP_TOKENS * SWAP_TOKENS
+        return max(0, min(found.pool_tokens, tokens))
+
 
 def plan(
     shape: ModelShape,
@@ -238,10 +251,12 @@ def plan(
         reasons.append(f"{which} layers on the GPU, as its {(device.gpu_free_bytes or 0) // MIB} free MiB hold")
     if best is None:
         reasons.append(f"forced: {_sizes(found.need, wanted)} and {(available or 0) // MIB} MiB are available")
+    swap = 0 if layers else wish.swap_tokens(found)
+    need = with_swap(found.need, shape, swap, found.kv_type) if swap else found.need
     return Plan(
-        kind.name, wanted, count, found.kv_type, mmap=found.layout.mmap, gpu_layers=layers, need=found.need,
+        kind.name, wanted, count, found.kv_type, mmap=found.layout.mmap, gpu_layers=layers, need=need,
         reasons=tuple(reasons), sequences=kind.sequences(parallel), pool_tokens=found.pool_tokens,
-        aside_threads=count // 2 if found.aside else 0, repack=found.layout.repack,
+        aside_threads=count // 2 if found.aside else 0, swap_tokens=swap, repack=found.layout.repack,
         fits=best is not None,
     )  # fmt: skip
 

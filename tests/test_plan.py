@@ -242,8 +242,9 @@ def test_a_server_gets_a_pool_for_its_answers_and_a_place_for_prompts():
     assert (alone.sequences, alone.pool_tokens, alone.aside_threads) == (1, 4096, 0)
     assert (served.context_length, served.pool_tokens, served.aside_threads) == (4096, 4 * 4096, 2)
     assert served.sequences > 4
-    kept = served.need.kv_bytes - alone.need.kv_bytes
-    assert kept == 4 * alone.need.kv_bytes  # three more sequences and the second context
+    assert served.swap_tokens == served.pool_tokens
+    # three more sequences, the second context, and as much as the pool for what is kept; one piece of it on its way
+    assert served.need.kv_bytes == 9 * alone.need.kv_bytes + 128 * kv_bytes_per_token(QWEN3_06B)
     assert served.need.compute_bytes > alone.need.compute_bytes
 
 
@@ -251,7 +252,14 @@ def test_a_server_in_short_memory_gives_up_the_place_for_prompts_then_parts_of_t
     def fits(**options):
         return plan(QWEN3_06B, Q4_0, device(int(room)), parallel=4, **options)
 
-    room = plan(QWEN3_06B, Q4_0, device(16 * GIB), parallel=4).need.total_bytes / 0.9 - MIB
+    full = plan(QWEN3_06B, Q4_0, device(16 * GIB), parallel=4).need.total_bytes
+    kept = (4 * 4096 + 128) * kv_bytes_per_token(QWEN3_06B)
+    room = (full - kept / 2) / 0.9
+    assert (fits().pool_tokens, fits().aside_threads) == (4 * 4096, 2)
+    assert fits().swap_tokens == pytest.approx(4096, abs=128)  # half of what is left
+    assert fits().need.total_bytes <= 0.9 * room
+    room = (full - kept) / 0.9 - MIB
+    assert fits().swap_tokens == pytest.approx(2048, abs=256)  # half of the second context's place
     assert (fits().pool_tokens, fits().aside_threads) == (4 * 4096, 0)
     assert "a place of their own" in " ".join(fits().reasons)
     room = plan(QWEN3_06B, Q4_0, device(16 * GIB)).need.total_bytes / 0.9 + 400 * MIB
@@ -259,6 +267,7 @@ def test_a_server_in_short_memory_gives_up_the_place_for_prompts_then_parts_of_t
     assert 4096 <= pool < 4 * 4096
     assert pool % 256 == 0
     assert f"a KV cache of {pool} tokens" in " ".join(fits().reasons)
+    assert fits().swap_tokens == 0
     assert fits().need.total_bytes <= 0.9 * room
     room = GIB // 2
     with pytest.raises(MemoryShortError):
@@ -270,7 +279,7 @@ def test_what_cannot_compute_aside_does_not_plan_for_it():
     assert plan(QWEN3_06B, Q4_0, device(16 * GIB), parallel=2, gpu_layers=-1).aside_threads == 0
     ort = EngineChoice("ort", "as asked")
     served = plan(QWEN3_06B, Q4_0, device(16 * GIB), engine=ort, parallel=3)
-    assert (served.aside_threads, served.sequences, served.pool_tokens) == (0, 3, 3 * 4096)
+    assert (served.aside_threads, served.swap_tokens, served.sequences, served.pool_tokens) == (0, 0, 3, 3 * 4096)
     for parallel in (0, 33, 1.5):
         with pytest.raises(RequestError, match="parallel"):
             plan(QWEN3_06B, Q4_0, device(16 * GIB), parallel=parallel)

@@ -112,10 +112,11 @@ def jobs_of(asked, *, owner=lambda number: "", language=LANGUAGE, context_length
     [(1, None, 1), (4, None, 4), (4, None, 12), (4, 1024, 12), (7, 1200, 8), (16, None, 20), (16, 1024, 16)],
 )
 @pytest.mark.parametrize("aside", [False, True], ids=["in steps", "aside"])
-def test_sixteen_answers_are_what_each_is_alone(parallel, pool, sequences, aside):
+@pytest.mark.parametrize("swap_tokens", [0, 512, 4096])
+def test_sixteen_answers_are_what_each_is_alone(parallel, pool, sequences, aside, swap_tokens):
     asked = requests(16)
     expected = alone(Model(backend_of(sequences=1), TOKENIZER, QWEN3, CARD), asked)
-    backend = backend_of(sequences=sequences, pool_tokens=pool, step_tokens=64, aside=aside)
+    backend = backend_of(sequences=sequences, pool_tokens=pool, step_tokens=64, aside=aside, swap_tokens=swap_tokens)
     rng = random.Random(parallel)
     arrivals = [(rng.randrange(80), job) for job in jobs_of(asked, owner=lambda number: "ab"[number % 2])]
     events = finish(Scheduler(backend, parallel), arrivals)
@@ -136,8 +137,8 @@ def nano_backend(nano, **settings):
 
 
 @pytest.mark.parametrize("aside", [0, 1], ids=["in steps", "aside"])
-@pytest.mark.parametrize("pool", [None, 1024])
-def test_sixteen_answers_of_nano_are_what_each_is_alone(nano, pool, aside):
+@pytest.mark.parametrize(("pool", "swap_tokens"), [(None, 0), (1024, 0), (1024, 4096)])
+def test_sixteen_answers_of_nano_are_what_each_is_alone(nano, pool, swap_tokens, aside):
     card = ModelCard(nano.name, nano.shape, nano.end_ids)
     asked = [(f"What is {7 * i} + {i}?", {"temperature": 0.0}) for i in range(6)]
     asked += [(f"Spell the word {word}.", {"seed": len(word)}) for word in ("planet", "river", "moon", "bridge")]
@@ -145,7 +146,9 @@ def test_sixteen_answers_of_nano_are_what_each_is_alone(nano, pool, aside):
     with Model(nano_backend(nano, sequences=1), nano.tokenizer, nano.template, card) as model:
         expected = alone(model, asked)
         language = model.language
-    backend = nano_backend(nano, pool_tokens=pool, threads=1 + aside, aside_threads=aside, aside_tokens=48)
+    backend = nano_backend(
+        nano, pool_tokens=pool, threads=1 + aside, aside_threads=aside, aside_tokens=48, swap_tokens=swap_tokens
+    )
     scheduler = Scheduler(backend, 16)
     events = finish(scheduler, [(2 * n, job) for n, job in enumerate(jobs_of(asked, language=language))])
     backend.close()

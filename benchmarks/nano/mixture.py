@@ -21,6 +21,8 @@ SYSTEM = (
     "Be concise.",
     "You are a friendly assistant. Answer in one sentence.",
 )
+# what else a question may begin with, so that its wording is learned and not how it begins
+BEGINNINGS = ("", "", "So, ", "Well, ", "Sorry, ", "Now: ", "Excuse me, ", "And ", "Quick question: ", "By the way, ")
 # Chinese is as often typed with full-width marks as with ASCII ones
 FULL_WIDTH = str.maketrans({",": "\uff0c", "?": "\uff1f", "!": "\uff01", ":": "\uff1a"})
 
@@ -81,13 +83,13 @@ class Mixture:
             tools.tool_call: (5, 62),
             tools.tool_result: (2, 6),
             skills.addition: (20, 35),
-            self.spelling: (30, 115),
+            self.spelling: (30, 135),
             self.extraction: (12, 72),
             skills.capital: (8, 20),
             dialogues.follow_up: (6, 56),
-            skills.identity: (2, 36),
+            self.identity: (2, 44),
             skills.talk: (1, 3),
-            skills.unknown: (2, 8),
+            skills.unknown: (2, 14),
             self.repetition: (40, 8),
         }
         self.makers = list(makers)
@@ -106,6 +108,12 @@ class Mixture:
     def extraction(self, random: Random) -> Sample:
         """Return a sentence to turn into JSON; long ones, which are hardest, more often than they are asked."""
         return skills.extraction(random, (2, 4, 5))
+
+    def identity(self, random: Random) -> Sample:
+        """Return the question who the model is, begun in more ways than it is asked."""
+        sample = skills.identity(random)
+        text = sample.messages[0]["content"]
+        return replace(sample, messages=(user(skills.one_of(random, BEGINNINGS) + text),)) if text.isascii() else sample
 
     def repetition(self, random: Random) -> Sample:
         """Return texts to say again."""

@@ -57,6 +57,27 @@ class Aside(Protocol):
     def close(self) -> None: ...
 
 
+class Swap(Protocol):
+    """A way out of a pool whose every token slows each step down, whosever it is; and back."""
+
+    tokens: int  # that memory was planned for outside
+
+    def take_out(self, sequence: int, start: int, end: int) -> npt.NDArray[np.uint8]:
+        """A copy of what the cells of these tokens hold, SWAP_TOKENS at most; the sequence stays as it is."""
+        ...
+
+    def put_back(self, sequence: int, cells: npt.NDArray[np.uint8], ids: Sequence[int]) -> None:
+        """Append those of the tokens taken out that stand behind the sequence's end: `ids`, and none behind them.
+
+        NoRoomError where the pool cannot take all of `cells` for a moment.
+        """
+        ...
+
+    def recycle(self, cells: npt.NDArray[np.uint8]) -> None:
+        """Nobody needs them any more."""
+        ...
+
+
 class Backend(Protocol):
     """An engine with its weights and `sequences` KV caches, numbered from 0, over one pool of tokens.
 
@@ -71,6 +92,7 @@ class Backend(Protocol):
     step_rows: int  # the most rows of logits that one `forward` gives: a row of Qwen3 is 608 KB
     native_s: float  # seconds spent inside the engine's own code so far
     aside: Aside | None
+    swap: Swap | None  # None: what is kept slows nothing down, or there is no memory for it elsewhere
 
     def forward(self, chunks: Sequence[Chunk]) -> list[Logits]:
         """Append the chunks, at most one for a sequence; one [rows, vocab_size] array a chunk, in order.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgeqwen.artifact import open_artifact
-from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, check_chunks
+from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chunks
 from edgeqwen.backends.kv_slab import KvSlab
 from edgeqwen.errors import ArtifactError, EngineError, EngineMissingError, InterruptedForwardError
 from edgeqwen.onnx_file import check_onnx
@@ -47,6 +47,7 @@ class OrtBackend:
         self.step_tokens, self.step_rows = settings.step_tokens, settings.step_rows
         self.native_s = 0.0
         self.aside: Aside | None = None
+        self.swap: Swap | None = None
         self._pool_tokens = settings.pool_tokens or settings.context_length * settings.sequences
         self._ledger = Ledger(settings.sequences)
         self._layers = shape.num_hidden_layers

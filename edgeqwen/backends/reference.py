@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, check_chunks
+from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chunks
 from edgeqwen.errors import EngineError, InterruptedForwardError
 from edgeqwen.plan import Plan
 from edgeqwen.reference_checkpoint import import_torch, open_reference_checkpoint
@@ -45,6 +45,7 @@ class ReferenceBackend:
         self.step_tokens, self.step_rows = settings.step_tokens, settings.step_rows
         self.native_s = 0.0
         self.aside: Aside | None = None
+        self.swap: Swap | None = None
         self._pool_tokens = settings.pool_tokens or settings.context_length * settings.sequences
         self._ledger = Ledger(settings.sequences)
         self._caches = [self._new_cache() for _ in range(settings.sequences)]

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, check_chunks
+from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chunks
 from edgeqwen.errors import EngineError, InterruptedForwardError, NoRoomError
 
 Script = Callable[[Sequence[int]], int | np.ndarray]  # ids so far -> the next id, or a whole row of logits
@@ -26,6 +27,7 @@ class ScriptedBackend:
         sequences: int = 1,
         pool_tokens: int | None = None,  # None: context_length for each sequence
         step_tokens: int = 512,
+        swap_tokens: int = 0,
     ) -> None:
         self.vocab_size = vocab_size
         self.context_length = context_length
@@ -34,6 +36,7 @@ class ScriptedBackend:
         self.native_s = 0.0
         self.forwarded: list[tuple[int, int]] = []  # (sequence, tokens) of every chunk that was computed
         self.aside: Aside | None = None
+        self.swap: Swap | None = ScriptedSwap(self, swap_tokens) if swap_tokens else None
         self._script = script
         self._pool_tokens = pool_tokens or context_length * sequences
         self._ledger = Ledger(sequences)
@@ -118,3 +121,26 @@ class ScriptedBackend:
 
     def close(self) -> None:
         self._closed = True
+
+
+class ScriptedSwap:
+    """Cells that hold the ids themselves, so that what comes back can be seen to be what went out."""
+
+    def __init__(self, backend: ScriptedBackend, tokens: int) -> None:
+        self._backend = backend
+        self.tokens = tokens
+
+    def take_out(self, sequence: int, start: int, end: int) -> npt.NDArray[np.uint8]:
+        return np.array([start, *self._backend.ids(sequence)[start:end]], np.int32).view(np.uint8)
+
+    def put_back(self, sequence: int, cells: npt.NDArray[np.uint8], ids: Sequence[int]) -> None:
+        start, *held = (int(value) for value in cells.view(np.int32))
+        if len(held) > self._backend.room():
+            raise NoRoomError(f"there is room for {self._backend.room()} tokens, not for {len(held)}")
+        begin = self._backend.length(sequence) - start
+        if held[begin : begin + len(ids)] != list(ids):
+            raise EngineError("these cells hold other tokens")
+        self._backend._ledger.append(sequence, ids)  # noqa: SLF001
+
+    def recycle(self, cells: npt.NDArray[np.uint8]) -> None:
+        cells[:] = 255  # whoever still reads them gets other tokens

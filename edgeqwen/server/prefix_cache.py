@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 from edgeqwen.backends.base import Backend
 from edgeqwen.generation import common_prefix
-
-# A prompt ends in the opening of the answer's turn, with thinking off an empty block in it; the next turn's history
-# writes that place differently (Qwen3: the 4 ids of the block). What shares all but so much goes on with that talk.
-OPENING = 8
+from edgeqwen.server.shelf import OPENING, Shelf
 
 
 @dataclass(slots=True)
@@ -23,10 +20,15 @@ class _Slot:
 
 
 class PrefixCache:
-    """The sequences of a backend. `take` one for a prompt, `release` it; what it holds stays until room is needed."""
+    """The sequences of a backend. `take` one for a prompt, `release` it; what it holds stays until room is needed.
+
+    Where kept sequences slow the engine down they are moved to a shelf while others run, and brought back on use.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._shelf = Shelf(backend, backend.swap) if backend.swap is not None else None
+        self._capacity = backend.room()
         self._slots = [_Slot() for _ in range(backend.sequences)]
         self._tick = 0
 
@@ -41,6 +43,8 @@ class PrefixCache:
         source, shared = self._longest(owner, ids[:-1], range(len(self._slots)))
         target = self._target(idle, source, shared)
         needed = len(ids) - shared + headroom
+        if target != source:
+            self._put_away(target)
         self._backend.truncate(target, shared if target == source else 0)
         if not self.make_room(needed, keep={source, target}):
             if source not in idle:
@@ -57,7 +61,21 @@ class PrefixCache:
         return target, shared
 
     def extend(self, sequence: int, ids: Sequence[int]) -> int:
-        """Let a busy sequence have what another one of its owner has computed of `ids` meanwhile: so many tokens."""
+        """Let a busy sequence have what others of its owner, or the shelf, hold of `ids`: so many tokens."""
+        return self._from_others(sequence, ids) + self._from_shelf(sequence, ids)
+
+    def _from_shelf(self, sequence: int, ids: Sequence[int]) -> int:
+        if self._shelf is None:
+            return 0
+        owner, held = self._slots[sequence].owner, self._backend.length(sequence)
+        kept, shared = self._shelf.longest(owner, ids)
+        if kept is None or shared <= held:
+            return 0
+        if self.make_room(shared - held):  # which may have put something in its place
+            kept, shared = self._shelf.longest(owner, ids)
+        return self._shelf.give_back(kept, sequence, shared) if kept is not None else 0
+
+    def _from_others(self, sequence: int, ids: Sequence[int]) -> int:
         others = [number for number in range(len(self._slots)) if number != sequence]
         source, shared = self._longest(self._slots[sequence].owner, ids, others)
         gained = shared - self._backend.length(sequence)
@@ -82,15 +100,41 @@ class PrefixCache:
         return True
 
     def drop(self, keep: Collection[int] = ()) -> bool:
-        """Drop one idle sequence; False where there is none."""
-        idle = [
-            number
-            for number, slot in enumerate(self._slots)
-            if not slot.busy and number not in keep and self._backend.length(number)
-        ]
+        """Empty one idle sequence; False where there is none."""
+        idle = [number for number in self._idle() if number not in keep]
         if idle:
-            self._backend.truncate(self._least(idle), 0)
+            least = self._least(idle)
+            self._put_away(least)
+            self._backend.truncate(least, 0)
         return bool(idle)
+
+    def tidy(self, pieces: int | None = None) -> None:
+        """Move idle sequences to where they slow nobody down: so many pieces of them, or all."""
+        while self._shelf is not None and pieces != 0 and (idle := self._idle()):
+            held = {number: self._backend.length(number) for number in idle}
+            least = self._least(idle)
+            too_much = self._shelf.tokens + sum(held.values()) > self._capacity  # more than is kept without a shelf
+            left = self._put(least, replace=too_much)
+            if left is None:
+                return
+            if not left:
+                self._backend.truncate(least, 0)
+            pieces = pieces and pieces - 1
+
+    def _idle(self) -> list[int]:
+        """Sequences that hold something for nobody who runs."""
+        return [n for n, slot in enumerate(self._slots) if not slot.busy and self._backend.length(n)]
+
+    def _put_away(self, number: int) -> None:
+        """Keep all of a sequence that is about to be cut, if there is a place for it."""
+        while self._backend.length(number) and self._put(number, replace=True):
+            pass
+
+    def _put(self, number: int, *, replace: bool) -> int | None:
+        slot = self._slots[number]
+        if self._shelf is None:
+            return None
+        return self._shelf.put(number, slot.owner, slot.prompt_tokens, replace=replace)
 
     def _longest(self, owner: str, ids: Sequence[int], sequences: Collection[int]) -> tuple[int, int]:
         """The sequence of this owner that shares most with `ids`, and how much; of equals the last used."""
