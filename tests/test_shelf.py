@@ -185,7 +185,7 @@ def test_a_thousand_talks_of_three_owners_get_what_is_theirs():
         more = cache.extend(sequence, ids[:-1])
         gained += more
         assert list(backend.ids(sequence)) == ids[: held + more]
-        cache.tidy(rng.choice([1, 2, None]))
+        cache.tidy(rng.choice([1, 2, 50]))
         feed(backend, sequence, ids[held + more :])
         cache.release(sequence, len(ids))
         talks[owner, talk] = ids if len(ids) < 400 else [rng.randrange(4000) for _ in range(20)]

@@ -108,9 +108,12 @@ class PrefixCache:
             self._backend.truncate(least, 0)
         return bool(idle)
 
-    def tidy(self, pieces: int | None = None) -> None:
-        """Move idle sequences to where they slow nobody down: so many pieces of them, or all."""
-        while self._shelf is not None and pieces != 0 and (idle := self._idle()):
+    def tidy(self, pieces: int) -> None:
+        """Move idle sequences to where they slow nobody down, so many pieces of them."""
+        for _ in range(pieces):
+            idle = self._idle()
+            if self._shelf is None or not idle:
+                return
             held = {number: self._backend.length(number) for number in idle}
             least = self._least(idle)
             too_much = self._shelf.tokens + sum(held.values()) > self._capacity  # more than is kept without a shelf
@@ -119,7 +122,6 @@ class PrefixCache:
                 return
             if not left:
                 self._backend.truncate(least, 0)
-            pieces = pieces and pieces - 1
 
     def _idle(self) -> list[int]:
         """Sequences that hold something for nobody who runs."""
