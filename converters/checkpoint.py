@@ -15,7 +15,7 @@ from converters.safetensors import NUMPY_DTYPE, TensorInfo, read_tensors, shard_
 from converters.source_file import SourceFile, read_file
 from converters.tokenizer_files import TOKENIZER, read_tokenizer
 from edgeqwen.errors import CheckpointError
-from edgeqwen.strict_json import parse_object, shown
+from edgeqwen.strict_json import CONFIG_BYTES_MAX, parse_object, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -32,7 +32,6 @@ __all__ = ["Checkpoint", "TensorInfo", "find_nonfinite", "open_checkpoint"]
 
 CONFIG: Final = "config.json"
 GENERATION_CONFIG: Final = "generation_config.json"
-MAX_CONFIG_BYTES = 4 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _COMPARE_BYTES = 8 << 20
 _SCAN_VALUES = 32_768  # 64 kB of BF16: the scratch stays in the first caches
@@ -194,7 +193,7 @@ def _name(folder: Path) -> str:
 
 
 def _read_object(folder: Path, name: str) -> dict[str, Any]:
-    return parse_object(read_file(folder, name, MAX_CONFIG_BYTES), str(folder / name), CheckpointError)
+    return parse_object(read_file(folder, name, CONFIG_BYTES_MAX), str(folder / name), CheckpointError)
 
 
 def _open_shards(folder: Path, opened: ExitStack) -> tuple[dict[Path, SourceFile], dict[str, TensorInfo]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converters.source_file import read_file
 from edgeqwen.artifact import Manifest, Source, SourceFile
 from edgeqwen.errors import CheckpointError
+from edgeqwen.strict_json import CONFIG_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 _SAMPLING: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty")
 _HASHED: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
 _MAKERS: Final = {"gguf": "llama-cpp-python", "onnx": "onnx"}  # the package that had a hand in a format's bytes
-_MAX_CONFIG_BYTES: Final = 4 << 20
 
 
 def describe(
@@ -76,6 +76,6 @@ def _source(checkpoint: Checkpoint) -> Source:
     small = {"tokenizer.json": checkpoint.tokenizer_json}
     for name in _HASHED:
         if (checkpoint.path / name).exists():
-            small[name] = read_file(checkpoint.path, name, _MAX_CONFIG_BYTES)
+            small[name] = read_file(checkpoint.path, name, CONFIG_BYTES_MAX)
     files |= {name: SourceFile(len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in small.items()}
     return Source(checkpoint.name, files)

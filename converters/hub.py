@@ -19,6 +19,7 @@ from converters.hub_file import RemoteFile, Repository, fetch_file, transport_er
 from converters.safetensors import INDEX, SINGLE, shard_names
 from converters.tokenizer_files import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from edgeqwen.errors import CheckpointError, DownloadError
+from edgeqwen.strict_json import CONFIG_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +33,6 @@ _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _TIMEOUT_S = 10.0
-_CONFIG_BYTES = 1 << 20
 _SPARE_BYTES = 64 << 20  # left free on the disk of the cache
 
 
@@ -100,8 +100,8 @@ def fetch_config(model_id: str, *, offline: bool = False) -> Path:
         if "config.json" not in siblings:
             raise DownloadError(f"{model_id} on {source.endpoint} has no config.json; found {sorted(siblings)!r:.200}")
         file = _remote_file(siblings["config.json"])
-        if file.size > _CONFIG_BYTES:
-            raise DownloadError(f"{model_id}: its config.json has {file.size} bytes; at most {_CONFIG_BYTES} are read")
+        if file.size > CONFIG_BYTES_MAX:
+            raise DownloadError(f"{model_id}: config.json has {file.size} bytes; at most {CONFIG_BYTES_MAX} are read")
         repository = Repository(source.folder, commit)
         _fetch_files(source, repository, [file], token, None)
         if not _referred(source):  # an older checkpoint that is complete stays what an offline call finds

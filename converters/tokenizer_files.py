@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converters.source_file import read_file
 from edgeqwen.errors import CheckpointError
-from edgeqwen.strict_json import parse_object, shown
+from edgeqwen.strict_json import CONFIG_BYTES_MAX, parse_object, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,6 @@ TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 TEMPLATE: Final = "chat_template.jinja"  # transformers >= 4.52 writes it beside tokenizer_config.json
 
 MAX_TOKENIZER_BYTES = 64 << 20  # Qwen3's has 11 MB
-MAX_CONFIG_BYTES = 4 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
 
 # How Qwen2 and Qwen3 cut text before BPE; llama.cpp knows it as `qwen2`.
@@ -59,7 +58,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     raw = read_file(folder, TOKENIZER, MAX_TOKENIZER_BYTES)
     data = parse_object(raw, str(folder / TOKENIZER), CheckpointError)
     where = str(folder / TOKENIZER_CONFIG)
-    config = parse_object(read_file(folder, TOKENIZER_CONFIG, MAX_CONFIG_BYTES), where, CheckpointError)
+    config = parse_object(read_file(folder, TOKENIZER_CONFIG, CONFIG_BYTES_MAX), where, CheckpointError)
     size = _check_tokenizer(data, str(folder / TOKENIZER))
     _check_decoder_table(config, data, where)
     return TokenizerFiles(raw, data, config, _chat_template(folder, names, config), size)

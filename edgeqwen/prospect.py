@@ -16,11 +16,10 @@ from edgeqwen.manifest import MANIFEST
 from edgeqwen.memory_need import Weights, onnx_weights, weights_of
 from edgeqwen.outline import outline
 from edgeqwen.published import PUBLISHED, find_published
-from edgeqwen.strict_json import parse_object
+from edgeqwen.strict_json import CONFIG_BYTES_MAX, parse_object
 from edgeqwen.types import ModelShape
 
 CONFIG = "config.json"
-CONFIG_BYTES_MAX = 1 << 20
 HEADER_TOKEN_BYTES = 40  # of a GGUF header, for each token of the vocabulary: its text, its type, its merge
 ONNX_TYPES = ("fp32", "int8", "int4", "int4_fast")
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeqwen.errors import CheckpointError, EngineMissingError
-from edgeqwen.strict_json import parse_object, shown
+from edgeqwen.strict_json import CONFIG_BYTES_MAX, parse_object, shown
 
-MAX_CONFIG_BYTES = 1 << 20
 # transformers changes the process while it loads (the default type, torch's initializers): two at once leave torch
 # without a type for its automatic casts, for good ("unsupported scalarType", transformers 4.57 with torch 2.13).
 _LOADING = threading.Lock()
@@ -57,11 +56,11 @@ def read_config(path: Path) -> dict[str, Any]:
     """The keys of config.json that are figures; CheckpointError where one of them names code."""
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
+            raw = file.read(CONFIG_BYTES_MAX + 1)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise CheckpointError(f"{path}: has more than {MAX_CONFIG_BYTES} bytes; a config.json is shorter")
+    if len(raw) > CONFIG_BYTES_MAX:
+        raise CheckpointError(f"{path}: has more than {CONFIG_BYTES_MAX} bytes; a config.json is shorter")
     data = parse_object(raw, str(path), CheckpointError)
     for key in ("auto_map", "quantization_config"):
         if data.get(key):

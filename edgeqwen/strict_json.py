@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from edgeqwen.errors import EdgeqwenError
 
 SHOWN_CHARS = 120
+CONFIG_BYTES_MAX = 4 << 20  # of a config.json, or a file like it: real ones have some kilobytes
 
 
 def shown(value: object) -> str:

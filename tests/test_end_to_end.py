@@ -16,7 +16,7 @@ PROMPTS = [
     .splitlines()
 ]
 EACH = 6  # prompts of a skill
-RIGHT = 0.85  # of these 54 or 66 answers; nano gives 0.89 to 0.95 of them, its model card says which it misses
+RIGHT = 0.93  # of these 54 or 66 answers; its model card says which nano misses
 KINDS = (("bf16", "gguf"), ("q8_0", "gguf"), ("q4_k_m", "gguf"), ("int8", "onnx"), ("int4", "onnx"))
 
 
@@ -106,10 +106,10 @@ def test_a_question_becomes_a_call_and_its_result_an_answer(model):
 def test_seeds_decide(model):
     draws = [
         model.chat(
-            "Spell the word planet.", thinking=True, seed=seed, temperature=1.5, top_k=0, top_p=1.0, max_tokens=40
+            "Planet 17 or river, why?", thinking=True, seed=seed, temperature=2.0, top_k=0, top_p=1.0, max_tokens=40
         )
-        for seed in (1, 1, 2, 3, 4)
-    ]
+        for seed in (0, 1, 1, 2, 3, 4)
+    ][1:]  # the first finds no prefix, and quantized products depend on how a prompt is cut
     texts = [draw.thinking + draw.content for draw in draws]
     assert texts[0] == texts[1]
     assert len(set(texts)) > 1

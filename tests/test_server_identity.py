@@ -57,13 +57,11 @@ def test_both_engines_say_the_same(commands):
 
 @pytest.mark.parametrize("engine", FORMATS)
 def test_sixteen_clients_get_what_each_gets_alone(commands, engine):
+    words = ("planet", "river", "moon", "bridge", "garden", "window", "letter", "summer")
+    asked = [text for i, word in enumerate(words) for text in (f"What is {71 * i} + {100 + i}?", f"Spell {word}.")]
     bodies = [
-        {
-            "messages": [{"role": "user", "content": f"What is {71 * i} + {100 + i}?"}],
-            "temperature": 0,
-            "enable_thinking": i % 2 == 0,
-        }
-        for i in range(16)
+        {"messages": [{"role": "user", "content": text}], "temperature": 0, "enable_thinking": i % 2 == 0}
+        for i, text in enumerate(asked)
     ]
     alone = [whole(commands[engine], body)["choices"] for body in bodies]
     assert len({str(choices) for choices in alone}) > 12  # they differ: a mix-up would show

@@ -1,6 +1,12 @@
 """Tests that need more than the core suite: marked by folder, and skipped, with the reason, where that is missing."""
 
+import os
+from pathlib import Path
+
 import pytest
+
+PACKS = os.environ.get("EDGEQWEN_PACKS", "")  # the folder for packs, of make packs
+CLIENTS_HERE = Path(__file__).resolve().parent / "clients"
 
 
 def mark(items, folder, tier, reason):

@@ -170,7 +170,7 @@ class _Child:
         )  # fmt: skip
         self._threads = [
             threading.Thread(target=work, name=f"edgeqwen-child{work.__name__}", daemon=True)
-            for work in (self._read, self._write, self._listen)
+            for work in (self._listen, self._write, self._read)  # the last one joins the first
         ]
         for thread in self._threads:
             thread.start()
@@ -198,7 +198,7 @@ class _Child:
                 self._last_words.append(str(error))
                 self.process.kill()  # what cannot be understood any more is of no use
         code = self.process.wait()
-        self._threads[-1].join(1)  # its last words
+        self._threads[0].join(1)  # its last words
         self._outbox.put(None)
         self._call(self._end, f"exit code {code}")
 

@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from conftest import HERE
+from tiers import CLIENTS_HERE as HERE
 
 ROOT = HERE.parent.parent
 EXAMPLES = ROOT / "examples"

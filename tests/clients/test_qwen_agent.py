@@ -2,9 +2,9 @@
 
 import json
 
-from conftest import HERE
 from obedient import SAID, obedient
 from server_kit import scripted, serving
+from tiers import CLIENTS_HERE as HERE
 
 DRIVER, CLIENT = "drive_qwen_agent.py", "qwen-agent"
 

@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from conftest import HERE
 from obedient import obedient
 from server_kit import scripted, serving
+from tiers import CLIENTS_HERE as HERE
 
 DRIVERS = HERE / "drivers"
 KINDS = ["TestChatOpenAI", "TestChatQwen"]

@@ -378,7 +378,7 @@ def test_a_config_is_fetched_alone(hub):
 def test_a_config_that_cannot_be_had(hub):
     with pytest.raises(DownloadError, match=r"no config\.json .* offline"):
         fetch_config(MODEL, offline=True)
-    hub.overrides["config.json"] = {"size": 2 << 20}
+    hub.overrides["config.json"] = {"size": 5 << 20}
     with pytest.raises(DownloadError, match="at most"):
         fetch_config(MODEL)
     del hub.files["config.json"]

@@ -1,6 +1,5 @@
 """Packs made with the real pip, which downloads, and installed where there is no network (make packs)."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +8,6 @@ import pytest
 import tiers
 
 HERE = Path(__file__).resolve().parent
-PACKS = os.environ.get("EDGEQWEN_PACKS", "")
 
 
 def no_namespace():
@@ -23,5 +21,5 @@ def no_namespace():
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     ours = [item for item in items if HERE in item.path.parents]
-    reason = no_namespace() if ours and PACKS else "EDGEQWEN_PACKS names no folder for packs"
+    reason = no_namespace() if ours and tiers.PACKS else "EDGEQWEN_PACKS names no folder for packs"
     tiers.mark(ours, HERE, "packs", reason)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import PACKS
 from pack_kit import make_pack
+from tiers import PACKS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import PACKS
 from pack_kit import install_words, make_pack
+from tiers import PACKS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ARM = os.environ.get("EDGEQWEN_ARM", "")
