@@ -74,6 +74,7 @@ def test_metrics_count_what_happened():
         last = server.stream(TEXT, prompt=TURN, max_tokens=3, stream_options={"include_usage": True})[-1]
         server.post({"model": 'a"}\n', "messages": HELLO})
         server.client.get('/nope"}')
+        server.client.get("/health", headers={"host": "evil.example"})
         text = server.client.get("/metrics").text
     usages = [answer["usage"] for answer in (first, second, last)]
     cached = sum(usage["prompt_tokens_details"]["cached_tokens"] for usage in usages)
@@ -83,6 +84,7 @@ def test_metrics_count_what_happened():
     assert metric(text, "edgeqwen_requests_total", route=CHAT, status="200", outcome="ok") == 2
     assert metric(text, "edgeqwen_requests_total", route=CHAT, status="404", outcome="model_not_found") == 1
     assert metric(text, "edgeqwen_requests_total", route="other", status="404", outcome="not_found") == 1
+    assert metric(text, "edgeqwen_requests_total", route="/health", status="403", outcome="host_not_allowed") == 1
     assert metric(text, "edgeqwen_first_token_seconds_count", model="scripted") == 3
     assert metric(text, "edgeqwen_token_seconds_count", model="scripted") == 3
     assert metric(text, "edgeqwen_ready", model="scripted") == 1

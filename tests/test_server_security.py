@@ -1,8 +1,10 @@
 """Who is let in: Host, Origin, token, CORS; and which names find which model."""
 
 import pytest
+from click.testing import CliRunner
 from server_kit import CHAT, HELLO, FakeEngine, serving
 
+from edgeqwen.cli import edgeqwen
 from edgeqwen.errors import RequestError
 from edgeqwen.server.failures import HttpError
 from edgeqwen.server.models import Models, Served, names_of, with_aliases
@@ -91,6 +93,12 @@ def test_other_hosts_are_refused(guarded, host):
     assert (response.status_code, code(response)) == (403, "host_not_allowed")
 
 
+def test_a_head_that_is_too_large_is_refused(open_server):
+    for headers in ({"x-a": "a" * 40_000}, {f"x-{number}": "a" * 200 for number in range(180)}):
+        response = open_server.client.get("/health", headers=headers)
+        assert (response.status_code, code(response)) == (431, "head_too_large")
+
+
 def test_two_hosts_are_refused(open_server):
     reply = open_server.raw(
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
@@ -146,10 +154,23 @@ def test_a_token_is_needed_off_loopback():
         check_access(host, Access(KEYS))
 
 
-@pytest.mark.parametrize("origin", ["*", "https://*.example", "app.example"])
+@pytest.mark.parametrize("origin", ["*", "https://*.example", "app.example", "http://app.example/page"])
 def test_origins_are_named_one_by_one(origin):
     with pytest.raises(RequestError, match="--cors"):
         check_access("127.0.0.1", Access(origins=(origin,)))
+
+
+@pytest.mark.parametrize("name", ["", "http://pi.local", "pi.local:80", "pi.local/x", "*.local"])
+def test_names_are_names(name):
+    with pytest.raises(RequestError, match="--allowed-host"):
+        check_access("127.0.0.1", Access(allowed_hosts=(name,)))
+    check_access("127.0.0.1", Access(allowed_hosts=("pi.local", "192.168.0.7", "fe80::1", "[fe80::1]")))
+
+
+@pytest.mark.parametrize("flag", ["--max-seconds", "--drain"])
+def test_seconds_are_a_number(flag):
+    result = CliRunner().invoke(edgeqwen, ["serve", "nano", flag, "nan"])
+    assert (result.exit_code, "nan" in result.output) == (2, True)
 
 
 def test_tokens_of_a_file(tmp_path):

@@ -13,7 +13,7 @@ from edgeqwen.memory_need import SWAP_TOKENS
 from edgeqwen.model import fold
 from edgeqwen.server.prefix_cache import PrefixCache
 from edgeqwen.server.scheduler import Scheduler
-from edgeqwen.server.shelf import Shelf
+from edgeqwen.server.shelf import TALKS_MAX, Shelf
 from edgeqwen.types import Message
 
 IDS = [int(i) for i in np.random.default_rng(5).integers(0, 4000, 700)]
@@ -102,7 +102,7 @@ def test_a_common_start_is_there_once_and_the_rest_of_an_old_turn_goes():
     assert shelf.tokens == 4 * 128  # the turn before is part of this one
     kept, shared = shelf.longest("", IDS[:700])
     assert shared == 330
-    assert shelf.give_back(kept, 5, 310) == 310
+    shelf.give_back(kept, 5, 310)
     assert list(backend.ids(5)) == IDS[:310]
     assert shelf.longest("eve", IDS) == (None, 0)
 
@@ -133,6 +133,48 @@ def test_whoever_floods_the_shelf_pushes_out_his_own():
         put_all(shelf, 1, "bob")
     assert shelf.longest("ann", IDS)[1] == 100
     assert shelf.longest("bob", IDS)[1] == 0
+
+
+def test_there_are_so_many_talks_at_most():
+    backend = backend_of(swap_tokens=128 * 500, context_length=256)
+    shelf = Shelf(backend, backend.swap)
+    for number in range(TALKS_MAX + 20):
+        backend.truncate(0, 0)
+        feed(backend, 0, [*IDS[:130], number])
+        assert put_all(shelf, 0, prompt_tokens=140) == 0
+    assert shelf.tokens == 128 * (1 + TALKS_MAX)  # their common start, and an end each
+    assert shelf.longest("", [*IDS[:130], 0])[1] == 130
+    assert shelf.longest("", [*IDS[:130], TALKS_MAX + 19])[1] == 131
+
+
+@pytest.mark.parametrize("broken", ["take_out", "put_back"])
+def test_an_engine_that_fails_to_move_cells_costs_the_prefix_and_nothing_else(broken, monkeypatch):
+    backend = backend_of(swap_tokens=4096, sequences=3)
+    scheduler = Scheduler(backend, 1)
+    history = (Message("system", "Be brief. " * 90), Message("user", "One?"))
+    (first,) = finish(scheduler, [(0, job_of(1, history, temperature=0.0))]).values()
+
+    def fails(*_):
+        raise NoRoomError("the engine found no room")
+
+    monkeypatch.setattr(backend.swap, broken, fails)
+    finish(scheduler, [(0, job_of(2, "Something else?", temperature=0.0, max_tokens=20))])
+    (again,) = finish(scheduler, [(0, job_of(3, history, temperature=0.0))]).values()
+    assert fold(again).content == fold(first).content
+
+
+def test_what_a_job_computed_itself_is_no_cached_token_of_it():
+    """In a pool that is too small jobs give way, are moved to the shelf, and come back."""
+    for seed in range(12):
+        rng = random.Random(seed)
+        backend = backend_of(sequences=8, pool_tokens=700, swap_tokens=4096, step_tokens=32)
+        asked = [" ".join(rng.choices(["river", "blue", "12", "why"], k=rng.choice([60, 150, 250]))) for _ in range(10)]
+        jobs = [job_of(number, text, seed=number, max_tokens=60) for number, text in enumerate(asked)]
+        events = finish(Scheduler(backend, 6), [(rng.randrange(60), job) for job in jobs])
+        for number in range(10):
+            completion = fold(events[number])
+            assert completion.usage.cached_tokens < completion.usage.prompt_tokens
+            assert completion.timings.prompt_tokens_per_s >= 0
 
 
 def test_a_talk_that_waits_leaves_the_pool_to_others_and_is_not_computed_again():

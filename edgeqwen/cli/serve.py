@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -15,6 +16,16 @@ from edgeqwen.cli.terminal import escaped
 
 if TYPE_CHECKING:
     from edgeqwen.server.run import Address, ServerSettings
+
+
+class Seconds(click.FloatRange):
+    """A range that nan is not in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not in the range {self._describe_range()}.", param, ctx)
+        return seconds
 
 
 @click.command(short_help="Serve models to OpenAI's clients.")
@@ -44,8 +55,8 @@ if TYPE_CHECKING:
 )
 @click.option("--cors", "origins", multiple=True, metavar="ORIGIN", help="Let this site's pages ask the server.")
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="A name the server goes by.")
-@click.option("--max-seconds", "answer_s", type=click.FloatRange(1), help="An answer is cut after these.")
-@click.option("--drain", "drain_s", type=click.FloatRange(0, 3600), default=30, show_default=True,
+@click.option("--max-seconds", "answer_s", type=Seconds(1, 86400), help="An answer is cut after these.")
+@click.option("--drain", "drain_s", type=Seconds(0, 3600), default=30, show_default=True,
               help="Seconds that running answers have when the server is stopped.")  # fmt: skip
 @click.option("--log-json", is_flag=True, help="One JSON object a line on stderr.")
 @click.option("--verbose", is_flag=True, help="Log more.")

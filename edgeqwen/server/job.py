@@ -24,6 +24,7 @@ class Job:
     sequence: int = -1  # while it runs
     turn: int = 0  # when it last had a share of a step for its prompt
     cached_tokens: int | None = None  # of the prompt; None: it has not run yet
+    reached: int = 0  # the most tokens that its sequences have held: what it gets of them again is no gain
     started: float = 0.0
     prompt_s: float | None = None  # until its first token
     engine_s: float = 0.0

@@ -62,26 +62,29 @@ class PrefixCache:
 
     def extend(self, sequence: int, ids: Sequence[int]) -> int:
         """Let a busy sequence have what others of its owner, or the shelf, hold of `ids`: so many tokens."""
-        return self._from_others(sequence, ids) + self._from_shelf(sequence, ids)
+        held = self._backend.length(sequence)
+        self._from_others(sequence, ids)
+        self._from_shelf(sequence, ids)
+        return self._backend.length(sequence) - held
 
-    def _from_shelf(self, sequence: int, ids: Sequence[int]) -> int:
+    def _from_shelf(self, sequence: int, ids: Sequence[int]) -> None:
         if self._shelf is None:
-            return 0
+            return
         owner, held = self._slots[sequence].owner, self._backend.length(sequence)
         kept, shared = self._shelf.longest(owner, ids)
         if kept is None or shared <= held:
-            return 0
-        if self.make_room(shared - held):  # which may have put something in its place
+            return
+        if self._backend.room() < shared - held:
+            self.make_room(shared - held)  # which may put something in its place
             kept, shared = self._shelf.longest(owner, ids)
-        return self._shelf.give_back(kept, sequence, shared) if kept is not None else 0
+        if kept is not None:
+            self._shelf.give_back(kept, sequence, shared)
 
-    def _from_others(self, sequence: int, ids: Sequence[int]) -> int:
+    def _from_others(self, sequence: int, ids: Sequence[int]) -> None:
         others = [number for number in range(len(self._slots)) if number != sequence]
         source, shared = self._longest(self._slots[sequence].owner, ids, others)
-        gained = shared - self._backend.length(sequence)
-        if gained > 0:
+        if shared > self._backend.length(sequence):
             self._backend.copy(source, sequence, shared)
-        return max(0, gained)
 
     def release(self, sequence: int, prompt_tokens: int) -> None:
         """The request in `sequence` has ended, or gives way; `prompt_tokens` were its prompt's."""

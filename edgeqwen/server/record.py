@@ -45,7 +45,9 @@ class Record:
     @property
     def outcome(self) -> str:
         """Ok, gone, or the code of what failed."""
-        return "gone" if self.gone else self.error or "ok"
+        if self.gone:
+            return "gone"
+        return self.error or ("ok" if self.status < 400 else f"status_{self.status}")
 
     def facts(self) -> dict[str, Any]:
         """One line of a log, as data."""

@@ -207,8 +207,10 @@ class Scheduler:
 
     def _share(self, job: Job) -> None:
         """Take what others of the same owner have computed of this prompt in the meantime."""
-        gained = self._cache.extend(job.sequence, job.ids[:-1])
-        if job.prompt_s is None and gained:
+        job.reached = max(job.reached, self._backend.length(job.sequence))
+        self._cache.extend(job.sequence, job.ids[:-1])
+        gained = self._backend.length(job.sequence) - job.reached
+        if job.prompt_s is None and gained > 0:
             job.cached_tokens = (job.cached_tokens or 0) + gained
             self._counts["cached_tokens"] += gained
 
@@ -343,5 +345,6 @@ class Scheduler:
             self._aside = None
         self.running.remove(job)
         self._full = False
+        job.reached = max(job.reached, self._backend.length(job.sequence))
         self._cache.release(job.sequence, job.prompt_tokens)
         job.sequence = -1

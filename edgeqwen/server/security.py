@@ -15,10 +15,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgeqwen.errors import RequestError
+from edgeqwen.server.connection import MAX_HEAD_BYTES
 from edgeqwen.server.failures import Failure
+from edgeqwen.server.record import RECORD
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})  # they tell nothing that is not public
 MIN_KEY_CHARS = 8
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/*?#\s]+/?")
+_HOST = re.compile(r"[^/:*?#@\s]+|\[?[0-9A-Fa-f:.]+\]?")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_, -]{1,1000}")
 OWNER = "edgeqwen.owner"  # key of an ASGI scope: who asks, by the token
 
@@ -54,6 +58,8 @@ class Guard:
         send = _Answer(send, origin if self._is_named(origin) else None)
         refused = self._refusal(scope, headers, origin)
         if refused is not None:
+            if RECORD in scope:
+                scope[RECORD].error = refused.code
             await Response(refused.body, refused.status, refused.headers, "application/json")(scope, receive, send)
         elif origin is not None and scope["method"] == "OPTIONS":
             await Response(status_code=204, headers=_preflight(headers))(scope, receive, send)
@@ -61,6 +67,8 @@ class Guard:
             await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: Headers, origin: str | None) -> Failure | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+            return Failure(431, f"a request's head has at most {MAX_HEAD_BYTES} bytes", code="head_too_large")
         host = headers.get("host", "")
         if len(headers.getlist("host")) > 1 or not self._is_known(_name(host)):
             return Failure(
@@ -138,8 +146,13 @@ def check_access(host: str, access: Access) -> None:
             "(one token a line), or stay on 127.0.0.1"
         )
     for origin in access.origins:
-        if "*" in origin or "://" not in origin:
-            raise RequestError(f"--cors {origin!r}: name each origin, such as http://localhost:3000; * would open all")
+        if _ORIGIN.fullmatch(origin) is None:
+            raise RequestError(
+                f"--cors {origin!r}: name each origin, such as http://localhost:3000, without a path; * would open all"
+            )
+    for name in access.allowed_hosts:
+        if _HOST.fullmatch(name) is None:
+            raise RequestError(f"--allowed-host {name!r}: give a name as it stands in a URL, such as pi.local, no more")
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
