@@ -141,8 +141,11 @@ def nano_backend(nano, **settings):
 def test_sixteen_answers_of_nano_are_what_each_is_alone(nano, pool, swap_tokens, aside):
     card = ModelCard(nano.name, nano.shape, nano.end_ids)
     asked = [(f"What is {7 * i} + {i}?", {"temperature": 0.0}) for i in range(6)]
-    asked += [(f"Spell the word {word}.", {"seed": len(word)}) for word in ("planet", "river", "moon", "bridge")]
-    asked += [(f"Tell me about {word}. " * 20, {"seed": 3, "temperature": 1.0}) for word in WORDS[:6]]
+    asked += [
+        (f"Spell the word {word}.", {"seed": len(word)})
+        for word in ("planet", "river", "moon", "bridge", "garden", "bed")
+    ]
+    asked += [(f"Tell me about {word}. " * 20, {"seed": 3, "temperature": 1.0}) for word in WORDS[:4]]
     with Model(nano_backend(nano, sequences=1), nano.tokenizer, nano.template, card) as model:
         expected = alone(model, asked)
         language = model.language
@@ -386,6 +389,25 @@ def test_prompts_take_turns_aside():
         scheduler.step()
         held.append((backend.length(1), backend.length(2)))
     assert [(one - SHARED, two - SHARED) for one, two in held[:4]] == [(100, 0), (100, 100), (200, 100), (200, 200)]
+
+
+def test_the_last_token_of_a_prompt_is_computed_once_when_it_is_computed_aside():
+    """The second of two like prompts gets all but its last token of the first one, and computes that aside."""
+    _, executor, scheduler = beside_an_answer()
+    prompt = "word " * 60
+    for number in (1, 2):
+        scheduler.add(job_of(number, prompt, seed=number, max_tokens=8))
+    events = defaultdict(list)
+    for step in range(40):
+        for number, event in scheduler.step():
+            events[number].append(event)
+        if executor.work and step % 3 == 2:  # steps go on meanwhile
+            executor.do()
+    expected = alone(
+        Model(backend_of(endless, sequences=1), TOKENIZER, QWEN3, CARD),
+        [(prompt, {"seed": number, "max_tokens": 8}) for number in (1, 2)],
+    )
+    assert [answer_of(events[number]) for number in (1, 2)] == expected
 
 
 @pytest.mark.parametrize("when", ["before it runs", "while it runs", "when it is done"])

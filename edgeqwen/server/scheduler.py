@@ -142,7 +142,8 @@ class Scheduler:
 
     def _parts(self) -> list[_Part]:
         """The next step: every answer's next token, then prompts as far as the pace allows."""
-        decoding = [job for job in self.running if self._behind(job) == 1]
+        aside = self._aside.job if self._aside is not None else None  # its next token may be all that it lacks
+        decoding = [job for job in self.running if self._behind(job) == 1 and job is not aside]
         prompts = sorted((job for job in self.running if self._behind(job) > 1), key=lambda job: job.turn)
         prompts = [job for job in prompts if not self._goes_aside(job, decoding)]
         parts = [_Part(job, Chunk(job.sequence, job.ids[-1:])) for job in decoding]
