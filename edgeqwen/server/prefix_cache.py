@@ -60,12 +60,10 @@ class PrefixCache:
         self._touch(target)
         return target, shared
 
-    def extend(self, sequence: int, ids: Sequence[int]) -> int:
-        """Let a busy sequence have what others of its owner, or the shelf, hold of `ids`: so many tokens."""
-        held = self._backend.length(sequence)
+    def extend(self, sequence: int, ids: Sequence[int]) -> None:
+        """Let a busy sequence have what others of its owner, or the shelf, hold of `ids`."""
         self._from_others(sequence, ids)
         self._from_shelf(sequence, ids)
-        return self._backend.length(sequence) - held
 
     def _from_shelf(self, sequence: int, ids: Sequence[int]) -> None:
         if self._shelf is None:
@@ -114,8 +112,7 @@ class PrefixCache:
     def tidy(self, pieces: int) -> None:
         """Move idle sequences to where they slow nobody down, so many pieces of them."""
         for _ in range(pieces):
-            idle = self._idle()
-            if self._shelf is None or not idle:
+            if self._shelf is None or not (idle := self._idle()):
                 return
             held = {number: self._backend.length(number) for number in idle}
             least = self._least(idle)

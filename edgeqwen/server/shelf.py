@@ -1,8 +1,8 @@
 """Prefixes that are kept outside of an engine's pool: in the pool they slow down every step of the others.
 
 llama.cpp's attention goes over every cell of its pool up to the last one in use, whoever uses it: of Qwen3-0.6B on
-two cores each 1,000 kept tokens cost 0.4 to 0.7 ms of each answer's token, and a tenth of a prompt of 500. To move
-them takes 20 ms (130 ms where memory is touched for the first time), to compute them anew some 6 seconds.
+two cores each 1,000 kept tokens cost 0.4 to 0.7 ms of each answer's token. To move them takes 20 ms (130 ms where
+memory is touched for the first time), to compute them anew some 6 seconds.
 """
 
 from __future__ import annotations
