@@ -241,7 +241,11 @@ def test_the_command_serves_until_sigterm(nano_artifact, tmp_path):
 
 
 ENDS = {str(TOKENIZER.id(token)): -100 for token in ("<|im_end|>", "<|endoftext|>")}
-LONG = {"messages": HELLO, "stream": True, "temperature": 3, "max_tokens": 4000, "logit_bias": ENDS}
+# Drawn from all tokens, it never repeats itself so long that it is ended for that.
+LONG = {
+    "messages": HELLO, "stream": True, "temperature": 3, "top_k": 0, "top_p": 1, "seed": 7, "max_tokens": 4000,
+    "logit_bias": ENDS,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("isolate", [[], ["--no-isolate"]])
