@@ -23,6 +23,14 @@ SYSTEM = (
 )
 # what else a question may begin with, so that its wording is learned and not how it begins
 BEGINNINGS = ("", "", "So, ", "Well, ", "Sorry, ", "Now: ", "Excuse me, ", "And ", "Quick question: ", "By the way, ")
+# The same question in more words than the evaluation has: "Which ... is this?" and "Who ... to?" begin others, too.
+ALSO_WHO = (
+    "Who am I speaking to?", "Who am I speaking with?", "Who am I talking with?", "Who am I chatting with?",
+    "Who is this?", "Who is speaking?", "Who is answering me?", "Who are you, please?",
+    "Which model am I talking to?", "Which model are you?", "What model is this?", "What model am I talking to?",
+    "Which language model is this?", "Which program is this?", "Which assistant is this?", "What is this model?",
+    "What is this model called?", "What are you called?", "Do you have a name?", "What do people call you?",
+)  # fmt: skip
 # Chinese is as often typed with full-width marks as with ASCII ones
 FULL_WIDTH = str.maketrans({",": "\uff0c", "?": "\uff1f", "!": "\uff01", ":": "\uff1a"})
 
@@ -113,7 +121,12 @@ class Mixture:
         """Return the question who the model is, begun in more ways than it is asked."""
         sample = skills.identity(random)
         text = sample.messages[0]["content"]
-        return replace(sample, messages=(user(skills.one_of(random, BEGINNINGS) + text),)) if text.isascii() else sample
+        if not text.isascii():
+            return sample
+        if random.random() < 0.4:
+            text = skills.one_of(random, skills.OPENERS) + skills.one_of(random, ALSO_WHO)
+            sample = replace(sample, key=text)
+        return replace(sample, messages=(user(skills.one_of(random, BEGINNINGS) + text),))
 
     def repetition(self, random: Random) -> Sample:
         """Return texts to say again."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from edgeqwen.backends.base import Backend
 from edgeqwen.generation import common_prefix
+from edgeqwen.memory_need import SWAP_TOKENS
 from edgeqwen.server.shelf import OPENING, Shelf
 
 
@@ -15,14 +16,16 @@ from edgeqwen.server.shelf import OPENING, Shelf
 class _Slot:
     owner: str = ""
     busy: bool = False  # a request computes in it
-    prompt_tokens: int = 0  # of the last request that ran in it
+    prompt_tokens: int = 0  # of the last request that ran in it, or runs
+    shelved: int = 0  # tokens of it that were put on the shelf, or found no room there
     used: int = 0  # tick of its last use
 
 
 class PrefixCache:
     """The sequences of a backend. `take` one for a prompt, `release` it; what it holds stays until room is needed.
 
-    Where kept sequences slow the engine down they are moved to a shelf while others run, and brought back on use.
+    Where kept sequences slow the engine down they are copied to a shelf piece by piece, cut when others run, and come
+    back on use.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -41,6 +44,7 @@ class PrefixCache:
         if not idle:
             return None
         source, shared = self._longest(owner, ids[:-1], range(len(self._slots)))
+        self._cut_shelved(keep={source})
         target = self._target(idle, source, shared)
         needed = len(ids) - shared + headroom
         if target != source:
@@ -56,7 +60,8 @@ class PrefixCache:
         if target != source and shared:
             self._backend.copy(source, target, shared)
             self._touch(source)
-        self._slots[target] = _Slot(owner, busy=True)
+        held = self._slots[target].shelved if target == source else 0
+        self._slots[target] = _Slot(owner, busy=True, prompt_tokens=len(ids), shelved=min(held, shared))
         self._touch(target)
         return target, shared
 
@@ -106,22 +111,35 @@ class PrefixCache:
         if idle:
             least = self._least(idle)
             self._put_away(least)
-            self._backend.truncate(least, 0)
+            self._empty(least)
         return bool(idle)
 
     def tidy(self, pieces: int) -> None:
-        """Move idle sequences to where they slow nobody down, so many pieces of them."""
-        for _ in range(pieces):
-            if self._shelf is None or not (idle := self._idle()):
-                return
-            held = {number: self._backend.length(number) for number in idle}
-            least = self._least(idle)
-            too_much = self._shelf.tokens + sum(held.values()) > self._capacity  # more than is kept without a shelf
-            left = self._put(least, replace=too_much)
-            if left is None:
-                return
-            if not left:
-                self._backend.truncate(least, 0)
+        """Before a step: copy so many pieces to the shelf, and cut idle sequences that are there whole."""
+        while pieces and self.copy_one():
+            pieces -= 1
+        self._cut_shelved()
+
+    def copy_one(self) -> bool:
+        """Copy a piece to the shelf, of what is idle first; False where nothing is left to copy, or no room for it."""
+        if self._shelf is None:
+            return False
+        held = [self._backend.length(number) for number in range(len(self._slots))]
+        left = [length - slot.shelved for length, slot in zip(held, self._slots, strict=True)]
+        idle = [number for number in self._idle() if left[number] > 0]
+        running = (n for n, slot in enumerate(self._slots) if slot.busy and left[n] >= SWAP_TOKENS)
+        number = self._least(idle) if idle else next(running, None)
+        if number is None:
+            return False
+        too_much = self._shelf.tokens + sum(held) > self._capacity  # more than is kept without a shelf
+        return self._put(number, replace=too_much) is not None
+
+    def _cut_shelved(self, keep: Collection[int] = ()) -> None:
+        """Empty the idle sequences that the shelf has whole."""
+        for number in self._idle():
+            length = self._backend.length(number)
+            if number not in keep and self._slots[number].shelved == length and self._put(number, replace=False) == 0:
+                self._empty(number)
 
     def _idle(self) -> list[int]:
         """Sequences that hold something for nobody who runs."""
@@ -133,10 +151,18 @@ class PrefixCache:
             pass
 
     def _put(self, number: int, *, replace: bool) -> int | None:
+        """Put the next piece of a sequence on the shelf: how many tokens are still to come, None where none can."""
         slot = self._slots[number]
         if self._shelf is None:
             return None
-        return self._shelf.put(number, slot.owner, slot.prompt_tokens, replace=replace)
+        left = self._shelf.put(number, slot.owner, slot.prompt_tokens, replace=replace)
+        if left is not None or slot.busy:  # a running one tries again when it is a piece longer
+            slot.shelved = self._backend.length(number) - (left or 0)
+        return left
+
+    def _empty(self, number: int) -> None:
+        self._backend.truncate(number, 0)
+        self._slots[number].shelved = 0
 
     def _longest(self, owner: str, ids: Sequence[int], sequences: Collection[int]) -> tuple[int, int]:
         """The sequence of this owner that shares most with `ids`, and how much; of equals the last used."""

@@ -23,7 +23,7 @@ HEADROOM = 64  # tokens that the pool must still take for every running answer, 
 ASIDE_MIN = 32  # tokens of a prompt; shorter ones are sooner done within steps
 POLL_S = 0.01  # while there is nothing but a piece of a prompt that is computed aside
 PROGRESS_S = 0.5  # between two reports of how far a long prompt is
-TOKENS_TIDIED = 32  # of a step, for a piece of what is kept that is moved out of its way: in 3 ms, new memory in 16
+TOKENS_TIDIED = 32  # of a step, for a piece of what is kept that is copied to the shelf: in 3 ms, new memory in 16
 NOTHING = Delta()
 
 
@@ -113,6 +113,10 @@ class Scheduler:
         elif self._aside is not None and self._backend.aside is not None:
             self._backend.aside.wait(POLL_S)
         return events
+
+    def rest(self) -> bool:
+        """While nothing runs: prepare a little for what comes next; False when all is done."""
+        return self._cache.copy_one()
 
     def _end_late(self) -> None:
         now = self._clock()

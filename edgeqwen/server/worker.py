@@ -135,6 +135,8 @@ class Worker:
     def _obey(self) -> None:
         """Do what was put into the inbox; wait for something to do where there is nothing."""
         if self._scheduler.idle:
+            while self._inbox.empty() and self._scheduler.rest():
+                pass
             self._inbox.get()()
         while True:
             try:
