@@ -50,13 +50,13 @@ def convert_checkpoint(
     threads: int | None = None,
     trust_template: bool = False,
     template_known: bool = True,
-    compare: bool = True,
+    calibrate: bool = True,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Write the artifact `out`.
 
     `type` is a file type of mixture.FILE_TYPES for gguf, one of onnx_plan.TYPES for onnx, and int4, int8 or fp32 for
-    both. `threads` defaults to the physical cores; `compare` runs 4-bit graphs to find what must stay exact. Raises
+    both. `threads` defaults to the physical cores; `calibrate` runs 4-bit graphs to round them better. Raises
     RequestError (type, formats, threads), TemplateError (a template that is not `template_known` nor trusted),
     CheckpointError (a weight is NaN or infinite; a file changed meanwhile), ArtifactError (the target).
     """
@@ -67,7 +67,7 @@ def convert_checkpoint(
     kind = resolve_type(type, tuple(formats))
     check_template(checkpoint, known=template_known, trusted=trust_template)
     with ArtifactWriter(Path(out), checkpoint=checkpoint.path) as writer:
-        written = _write(checkpoint, writer, kind, tuple(formats), workers, clock, progress, compare=compare)
+        written = _write(checkpoint, writer, kind, tuple(formats), workers, clock, progress, calibrate=calibrate)
         checkpoint.check_unchanged()
         manifest = describe(
             checkpoint,
@@ -82,6 +82,7 @@ def convert_checkpoint(
                 "threads": workers,
                 "relative_rms_error": report.errors,
                 "tensors": report.tensor_types,
+                "calibrated_on": report.calibrated_on,
             }
         }
         if report.guard is not None:
@@ -108,7 +109,7 @@ def _write(
     clock: Clock,
     progress: Progress | None,
     *,
-    compare: bool,
+    calibrate: bool,
 ) -> dict[str, Written]:
     """Write the formats, the second from the first, so that the source is read once and the weights are the same."""
     both = len(formats) > 1
@@ -133,7 +134,7 @@ def _write(
             clock.lap("plan")
             if not both:
                 writer.reserve(plan_of_onnx.size + reserved)
-            words = checkpoint.tokenizer_json if compare else None
+            words = checkpoint.tokenizer_json if calibrate else None
             written["onnx"] = write_onnx(weights, plan_of_onnx, writer, threads, progress, words)
             clock.lap("weights")
     return written
@@ -153,6 +154,7 @@ def _report(checkpoint: Checkpoint, out: Path, written: dict[str, Written], cloc
         errors={kind: error for one in written.values() for kind, error in one.errors.items()},
         tied_duplicate_dropped=checkpoint.tied_duplicate is not None,
         sha256=next(iter(written.values())).sha256,
+        calibrated_on=next((one.calibrated_on for one in written.values() if one.calibrated_on is not None), None),
         guard=next((one.guard for one in written.values() if one.guard is not None), None),
         requantized=tuple(name for one in written.values() for name in one.requantized),
     )

@@ -35,6 +35,11 @@ class Grid:
     zeros: bool = False  # a zero point for each block, searched with its scale for the least squared error
     half: bool = False
 
+    @property
+    def name(self) -> str:
+        """How a report names it: int4/64 has blocks of 64, int4/64z a zero point for each."""
+        return f"int{self.bits}/{self.block_size}{'z' * self.zeros}"
+
     def nbytes(self, width: int) -> int:
         """Bytes of a row's weights."""
         return width * self.bits // 8
@@ -58,11 +63,10 @@ def round_rows(rows: Floats, grid: Grid, weights: Bytes, scales: Floats, zeros: 
         stop = first + len(part)
         columns = np.ascontiguousarray(part.reshape(-1, grid.block_size).T)  # [block_size, n * blocks]
         levels, scale, zero = _rounded(columns, grid)
-        packed = np.ascontiguousarray(levels.T)
-        weights[first:stop] = (_nibbles(packed) if grid.bits == 4 else packed).reshape(len(part), -1)
+        weights[first:stop] = packed(np.ascontiguousarray(levels.T).reshape(len(part), -1), grid.bits)
         scales[first:stop] = scale.reshape(len(part), blocks)
         if zeros is not None and zero is not None:
-            zeros[first:stop] = _packed_zeros(zero.reshape(len(part), blocks), grid.bits)
+            zeros[first:stop] = packed(zero.reshape(len(part), blocks), grid.bits)
 
 
 def _rounded(columns: Floats, grid: Grid) -> tuple[Bytes, Floats, Bytes | None]:
@@ -86,10 +90,27 @@ def _rounded(columns: Floats, grid: Grid) -> tuple[Bytes, Floats, Bytes | None]:
     return levels, stored, None
 
 
-def _keep_better(columns: Floats, levels: Floats, best: Floats, gain: Floats) -> npt.NDArray[np.bool_]:
+def searched(rows: Floats, power: Floats, grid: Grid) -> tuple[Floats, Bytes]:
+    """Scales and zero points [n, blocks] of rows [n, width], for the least squares where column i counts power[i]."""
+    count, width = rows.shape
+    blocks = grid.blocks(width)
+    scales, zeros = np.empty((count, blocks), np.float32), np.empty((count, blocks), np.uint8)
+    weights = np.ascontiguousarray(power.reshape(blocks, 1, grid.block_size).T)  # [block_size, 1, blocks]
+    step = max(1, _STEP_ELEMENTS // width)
+    for first in range(0, count, step):
+        part = rows[first : first + step].reshape(-1, blocks, grid.block_size)
+        columns = np.ascontiguousarray(part.transpose(2, 0, 1))
+        _, scales[first : first + step], zeros[first : first + step] = _with_zeros(columns, grid, weights)
+    return scales, zeros
+
+
+def _keep_better(
+    columns: Floats, levels: Floats, best: Floats, gain: Floats, weights: Floats | None
+) -> npt.NDArray[np.bool_]:
     """Least squares: with scale = <x, q> / <q, q>, the error is <x, x> less <x, q> ** 2 / <q, q>."""
-    along = np.add.reduce(columns * levels, axis=0)
-    power = np.add.reduce(levels * levels, axis=0)
+    weighted = levels if weights is None else levels * weights
+    along = np.add.reduce(columns * weighted, axis=0)
+    power = np.add.reduce(levels * weighted, axis=0)
     fitted = np.divide(along, power, out=np.zeros_like(along), where=power > 0)
     better: npt.NDArray[np.bool_] = fitted * along > gain
     np.copyto(gain, fitted * along, where=better)
@@ -97,7 +118,7 @@ def _keep_better(columns: Floats, levels: Floats, best: Floats, gain: Floats) ->
     return better
 
 
-def _with_zeros(columns: Floats, grid: Grid) -> tuple[Bytes, Floats, Bytes | None]:
+def _with_zeros(columns: Floats, grid: Grid, weights: Floats | None = None) -> tuple[Bytes, Floats, Bytes]:
     """Blocks with a zero point each: the range from the smallest to the largest value, or what is left after cuts."""
     top = np.float32((1 << grid.bits) - 1)
     low, high = np.minimum(columns.min(axis=0), 0), np.maximum(columns.max(axis=0), 0)
@@ -106,7 +127,7 @@ def _with_zeros(columns: Floats, grid: Grid) -> tuple[Bytes, Floats, Bytes | Non
         inverse = _inverse((high * cut_high - low * cut_low) / top)
         middle = np.clip(np.rint(-low * cut_low * inverse), 0, top)
         levels = np.clip(np.rint(columns * inverse) + middle, 0, top) - middle
-        np.copyto(zero, middle, where=_keep_better(columns, levels, best, gain))
+        np.copyto(zero, middle, where=_keep_better(columns, levels, best, gain, weights))
     levels = np.clip(np.rint(columns * _inverse(best)) + zero, 0, top)
     return levels.astype(np.uint8), best, zero.astype(np.uint8)
 
@@ -132,11 +153,11 @@ def _nibbles(levels: Bytes) -> Bytes:
     return packed
 
 
-def _packed_zeros(zeros: Bytes, bits: int) -> Bytes:
+def packed(levels: Bytes, bits: int) -> Bytes:
+    """Rows of levels or zero points [n, count] as they are stored: bytes, or two to a byte with the last one padded."""
     if bits == 8:
-        return zeros
-    padded = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
-    return _nibbles(padded)
+        return levels
+    return _nibbles(np.pad(levels, ((0, 0), (0, 1))) if levels.shape[1] % 2 else levels)
 
 
 def repack_q4_0(blocks: Bytes, weights: Bytes, scales: Floats) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -70,12 +70,19 @@ class Parts:
         self, number: int, values: Values, levels: Mapping[str, int], probes: Sequence[str] = ()
     ) -> tuple[Values, Values]:
         """What the batch gives to the next part, and the tensors `probes`; `levels`: accuracy levels by node."""
+        return next(self.each(number, [values], levels, probes))
+
+    def each(
+        self, number: int, batches: Iterable[Values], levels: Mapping[str, int], probes: Sequence[str] = ()
+    ) -> Iterator[tuple[Values, Values]]:
+        """The same for one batch after the other, with the weights loaded once."""
         part = self._parts[number]
         session = self._session(part.nodes, [*part.outputs, *probes], levels, self._initializers)
         names = [output.name for output in session.get_outputs()]
-        found = dict(zip(names, session.run(names, self._feed(session, values)), strict=True))
-        always = {name: value for name, value in values.items() if name in self._inputs}
-        return always | {name: found[name] for name in part.outputs}, {name: found[name] for name in probes}
+        for values in batches:
+            found = dict(zip(names, session.run(names, self._feed(session, values)), strict=True))
+            always = {name: value for name, value in values.items() if name in self._inputs}
+            yield always | {name: found[name] for name in part.outputs}, {name: found[name] for name in probes}
 
     def products(self, number: int) -> dict[str, str]:
         """The products with stored levels of a part: node -> the name of its input."""

@@ -23,6 +23,7 @@ class Written:
     sha256: str
     requantized: tuple[str, ...] = ()  # tensors whose stored type this format has not
     guard: Mapping[str, Any] | None = None  # converters.onnx_guard.Guard
+    calibrated_on: int | None = None  # tokens of text that the rounding was calibrated on
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class ConvertReport:
     tied_duplicate_dropped: bool
     sha256: str
     guard: Mapping[str, Any] | None = None  # of a 4-bit ONNX graph: converters.onnx_guard.Guard
+    calibrated_on: int | None = None  # tokens of text that its rounding was calibrated on
     requantized: tuple[str, ...] = ()  # of a GGUF file's tensors: those whose type ONNX has not
 
 

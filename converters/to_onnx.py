@@ -17,23 +17,22 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from tokenizers import Tokenizer
 
+from converters.onnx_calibration import calibrate, calibration_pages
 from converters.onnx_graph import Placed, decoder
 from converters.onnx_grid import repack_q4_0, repack_q8_0, round_rows, row_steps, unround
-from converters.onnx_guard import TEXTS, Guard, guard
+from converters.onnx_guard import TEXTS, guard
 from converters.onnx_parts import lift
 from converters.onnx_plan import ALIGNMENT, OnnxPlan, PlannedMatrix, Progress, plan_onnx
 from converters.report import Written
 from converters.rope import rotation
 from converters.stream import HashedFile, OrderedPool
+from edgeqwen.file_hash import sha256_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy.typing as npt
 
     from converters.weights import Weights
     from edgeqwen.artifact import ArtifactWriter
-    from edgeqwen.types import ModelShape
 
 __all__ = ["plan_onnx", "write_onnx"]
 
@@ -82,9 +81,16 @@ def write_onnx(
 ) -> Written:
     """Write data file and graph as payloads of `writer`; the graph names the data file.
 
-    With a tokenizer, and where onnxruntime is installed, 4-bit graphs are compared with exact activations first, over
-    texts in the model's own tokens (converters/onnx_guard.py).
+    With a tokenizer, and where onnxruntime is installed, 4-bit graphs are run over texts in the model's own tokens: the
+    weights of grids of our choice are rounded for what they are multiplied by (converters/onnx_calibration.py), and the
+    whole is compared with exact activations (converters/onnx_guard.py).
     """
+    placed = Placed(
+        {name: planned.matrix for name, planned in plan.matrices.items()},
+        {name: planned.place for name, planned in plan.arrays.items()},
+    )
+    runs = tokenizer_json is not None and find_spec("onnxruntime") is not None and _has_four_bits(placed)
+    tokenizer = Tokenizer.from_str(tokenizer_json.decode()) if tokenizer_json is not None and runs else None
     draft = writer.create("weights", "data")
     target = HashedFile(draft.path, draft.file)
     rounding = _Rounding(weights)
@@ -94,16 +100,21 @@ def write_onnx(
         digest = target.finish()
     finally:
         target.close()
+    errors, calibrated = rounding.errors(), None
+    if tokenizer is not None:
+        model = decoder(weights.shape, placed, draft.path.name)
+        pages = calibration_pages(tokenizer)
+        calibrated = calibrate(model, draft.path, plan, weights, pages, threads, progress)
+    if calibrated is not None:
+        errors |= calibrated.errors
+        digest = sha256_of(draft.path)
     data_file = writer.seal(draft, digest)
-    placed = Placed(
-        {name: planned.matrix for name, planned in plan.matrices.items()},
-        {name: planned.place for name, planned in plan.arrays.items()},
-    )
     model = decoder(weights.shape, placed, data_file)
     compared = None
-    if tokenizer_json is not None:
-        compared = _guarded(weights.shape, placed, writer.path_of(data_file), tokenizer_json)
-    if compared is not None:
+    if tokenizer is not None:
+        found = decoder(weights.shape, placed, writer.path_of(data_file).name)  # as it is called before the commit
+        texts = [tokenizer.encode(text).ids for text in TEXTS]
+        compared = guard(found, writer.path_of(data_file).parent, weights.shape, texts)
         model = lift(model, dict.fromkeys(compared.lifted, 0))
     graph = model.SerializeToString(deterministic=True)
     return Written(
@@ -111,26 +122,20 @@ def write_onnx(
         type=plan.type,
         nbytes=plan.size + len(graph),
         tensor_types=dict(Counter(_type_name(planned) for planned in plan.matrices.values())),
-        errors=rounding.errors(),
+        errors=errors,
         sha256=hashlib.sha256(graph).hexdigest(),
         requantized=plan.requantized,
         guard=compared.as_dict() if compared is not None else None,
+        calibrated_on=calibrated.tokens if calibrated is not None else None,
     )
 
 
-def _guarded(shape: ModelShape, placed: Placed, data: Path, tokenizer_json: bytes) -> Guard | None:
-    """Compare a graph that finds its weights in the file as it is called before the commit."""
-    four_bits = any(matrix.grid is not None and matrix.grid.bits == 4 for matrix in placed.matrices.values())
-    if not four_bits or find_spec("onnxruntime") is None:
-        return None
-    encode = Tokenizer.from_str(tokenizer_json.decode()).encode
-    return guard(decoder(shape, placed, data.name), data.parent, shape, [encode(text).ids for text in TEXTS])
+def _has_four_bits(placed: Placed) -> bool:
+    return any(matrix.grid is not None and matrix.grid.bits == 4 for matrix in placed.matrices.values())
 
 
 def _type_name(planned: PlannedMatrix) -> str:
-    """How a report names a grid: int4/64 has blocks of 64, int4/64z a zero point for each."""
-    grid = planned.matrix.grid
-    return "fp32" if grid is None else f"int{grid.bits}/{grid.block_size}{'z' * grid.zeros}"
+    return "fp32" if planned.matrix.grid is None else planned.matrix.grid.name
 
 
 def _write_matrices(

@@ -137,23 +137,24 @@ def convert(  # noqa: PLR0913 - what one may say of converting
     offline: bool = False,
     revision: str | None = None,
     exporter: str = OWN,
-    compare: bool = True,
+    calibrate: bool = True,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Make an artifact in `out` of a checkpoint's folder, a hub id or `nano`; nothing is left where that fails.
 
-    `exporter` "optimum" traces an ONNX graph with torch, for families that have no writer here: fp32 alone. `compare`
-    runs a 4-bit ONNX graph and computes exactly what rounded activations spoil; without it converting is quicker.
+    `exporter` "optimum" traces an ONNX graph with torch, for families that have no writer here: fp32 alone. `calibrate`
+    runs a 4-bit ONNX graph while it is made, so that it loses less; without it converting takes seconds.
     """
     from converters.build import convert_checkpoint  # noqa: PLC0415
     from converters.checkpoint import open_checkpoint  # noqa: PLC0415 - the one place where running meets converting
+    from converters.onnx_plan import CALIBRATING  # noqa: PLC0415
 
     folder = NANO if name == "nano" else Path(name).expanduser()
     _check_exporter(exporter, type, formats, folder)
     if folder.is_file():
         return _convert_gguf(
-            folder, out, type=type, formats=formats, threads=threads, trust_template=trust_template, compare=compare,
-            progress=progress,
+            folder, out, type=type, formats=formats, threads=threads, trust_template=trust_template,
+            calibrate=calibrate, progress=progress,
         )  # fmt: skip
     if not folder.exists() and HUB_ID.fullmatch(name):
         folder = _download(name, revision=revision, offline=offline, progress=progress)
@@ -161,12 +162,13 @@ def convert(  # noqa: PLR0913 - what one may say of converting
         return _convert_traced(folder, out, model_name(name), trust_template=trust_template, progress=progress)
     kind = type_name(type, formats)
     stage = f"converting {model_name(name)} to {kind}"
-    shown = (lambda done, total, _tensor: progress(done, total, stage)) if progress else None
+    stages = {CALIBRATING: f"{CALIBRATING} {model_name(name)}"}
+    shown = (lambda done, total, what: progress(done, total, stages.get(what, stage))) if progress else None
     with open_checkpoint(folder, name=model_name(name)) as checkpoint:
         template = checkpoint.chat_template
         return convert_checkpoint(
             checkpoint, out, type=kind, formats=formats, threads=threads, trust_template=trust_template,
-            template_known=template is None or is_known(template), compare=compare, progress=shown,
+            template_known=template is None or is_known(template), calibrate=calibrate, progress=shown,
         )  # fmt: skip
 
 
@@ -194,7 +196,7 @@ def _convert_gguf(
     formats: tuple[str, ...],
     threads: int | None,
     trust_template: bool,
-    compare: bool,
+    calibrate: bool,
     progress: Progress | None,
 ) -> ConvertReport:
     """A GGUF file's weights and words as an ONNX artifact."""
@@ -215,7 +217,7 @@ def _convert_gguf(
         sampling=found.sampling,
     )
     shown = (lambda done, total, _tensor: progress(done, total, f"converting {path.name}")) if progress else None
-    return convert_gguf(path, out, facts, type=type, threads=threads, compare=compare, progress=shown)
+    return convert_gguf(path, out, facts, type=type, threads=threads, calibrate=calibrate, progress=shown)
 
 
 def model_name(name: str) -> str:

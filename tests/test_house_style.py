@@ -19,6 +19,7 @@ CONVERTERS_MAY_IMPORT = {
     "artifact_writer",
     "device",
     "errors",
+    "file_hash",
     "ggml_types",
     "gguf",
     "manifest",

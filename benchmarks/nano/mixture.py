@@ -30,6 +30,8 @@ ALSO_WHO = (
     "Which model am I talking to?", "Which model are you?", "What model is this?", "What model am I talking to?",
     "Which language model is this?", "Which program is this?", "Which assistant is this?", "What is this model?",
     "What is this model called?", "What are you called?", "Do you have a name?", "What do people call you?",
+    "Which model is that?", "Which model is running here?", "Which model is answering?", "Which model is this one?",
+    "Which model have I got here?", "Which kind of model is this?",
 )  # fmt: skip
 # Chinese is as often typed with full-width marks as with ASCII ones
 FULL_WIDTH = str.maketrans({",": "\uff0c", "?": "\uff1f", "!": "\uff01", ":": "\uff1a"})

@@ -1,0 +1,167 @@
+"""Runs a 4-bit graph over some text while it is made, and rounds each layer's weights anew for what they multiply.
+
+Layer by layer: what its products are multiplied by is computed with the layers before it as they are rounded by then.
+Needs onnxruntime. What runs on another processor may round a few weights otherwise.
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from converters.onnx_gptq import Inputs, round_products
+from converters.onnx_grid import packed, row_steps, unround
+from converters.onnx_parts import Parts, Values
+from converters.onnx_plan import CALIBRATING
+
+if TYPE_CHECKING:
+    import onnx
+    from tokenizers import Tokenizer
+
+    from converters.onnx_gptq import Factor
+    from converters.onnx_grid import Floats, Grid
+    from converters.onnx_place import Place
+    from converters.onnx_plan import OnnxPlan, PlannedMatrix, Progress
+    from converters.weights import Weights
+
+_TEXT: Final = "calibration.txt.xz"  # pages of prose, chats, tools and code in English and Chinese, apart by form feeds
+_PAGE_TOKENS: Final = 256
+_BATCH_TOKENS: Final = 2048  # that are run at a time
+_JOB_ELEMENTS: Final = 1 << 20  # of one job on a thread
+# The first tokens of a text take the attention that no other wants, with inputs a thousand times those of all others:
+# counted in, they would be all that is rounded for.
+_SINKS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What was done."""
+
+    tokens: int
+    matrices: int
+    errors: dict[str, float]  # relative RMS error of sampled rows, by grid
+
+
+def calibration_pages(tokenizer: Tokenizer) -> list[list[int]]:
+    """The text's pages in the model's own tokens, of at most _PAGE_TOKENS."""
+    text = lzma.decompress((files("converters") / _TEXT).read_bytes()).decode("utf-8")
+    return [tokenizer.encode(page).ids[:_PAGE_TOKENS] for page in text.split("\f")]
+
+
+def calibrate(
+    model: onnx.ModelProto,
+    data: Path,
+    plan: OnnxPlan,
+    weights: Weights,
+    pages: Sequence[Sequence[int]],
+    threads: int,
+    progress: Progress | None,
+) -> Calibrated | None:
+    """Round the layers' 4-bit matrices of the graph anew, in its data file; None where it has none that could be."""
+    parts = Parts(model, data.parent, weights.shape)
+    rounding = _Rounding(weights, np.memmap(data, np.uint8, "r+"), threads)
+    step = max(1, _BATCH_TOKENS // _PAGE_TOKENS)
+    batches = [parts.begin(pages[start : start + step]) for start in range(0, len(pages), step)]
+    count = 0
+    for number in range(len(parts)):
+        if progress is not None:
+            progress(number, len(parts), CALIBRATING)
+        named = {name: _target(plan.matrices[name.removesuffix(".out")]) for name in parts.products(number)}
+        targets = {parts.products(number)[name]: target for name, target in named.items() if target is not None}
+        if targets:
+            _round_part(parts, number, batches, targets, rounding)
+        batches = [values for values, _ in parts.each(number, batches, {})]
+        count += len(targets)
+    if not count:
+        return None
+    return Calibrated(sum(len(page) for page in pages), count, rounding.errors())
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A matrix on a grid of our choice: of 4 bits, with a zero point for each block."""
+
+    planned: PlannedMatrix
+    grid: Grid
+    scales: Place
+    zeros: Place
+
+
+def _target(planned: PlannedMatrix) -> _Target | None:
+    matrix = planned.matrix
+    if matrix.grid is None or matrix.grid.bits != 4 or matrix.scales is None or matrix.zeros is None:
+        return None
+    return _Target(planned, matrix.grid, matrix.scales, matrix.zeros)
+
+
+def _round_part(
+    parts: Parts, number: int, batches: Sequence[Values], targets: dict[str, _Target], rounding: _Rounding
+) -> None:
+    inputs = {source: Inputs(target.planned.matrix.n_in, target.grid.block_size) for source, target in targets.items()}
+    for batch, (_, seen) in zip(batches, parts.each(number, batches, {}, tuple(targets)), strict=True):
+        length = batch["input_ids"].shape[1]
+        rows = batch["logit_rows"]
+        rows = rows[rows % length >= min(_SINKS, length - 1)]
+        for source, tokens in seen.items():
+            inputs[source].add(tokens.reshape(-1, tokens.shape[-1])[rows])
+    for source, target in targets.items():
+        rounding.round(target, inputs.pop(source))
+
+
+class _Rounding:
+    """Rows of the source to the data file, on threads; the first of each job is compared."""
+
+    def __init__(self, weights: Weights, data: np.memmap[tuple[int, ...], np.dtype[np.uint8]], threads: int) -> None:
+        self._weights, self._data, self._threads = weights, data, threads
+        self._sums: dict[str, list[tuple[float, float]]] = {}
+
+    def round(self, target: _Target, inputs: Inputs) -> None:
+        """Round a matrix for these inputs."""
+        power, factors = inputs.power(), inputs.factors()
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="edgeqwen-convert") as pool:
+            sums = pool.map(lambda job: self._job(target, power, factors, *job), _jobs(target.planned))
+            self._sums.setdefault(target.grid.name, []).extend(sums)
+
+    def errors(self) -> dict[str, float]:
+        """Relative RMS error of the compared rows by grid."""
+        totals = {name: np.sum(sums, axis=0) for name, sums in self._sums.items()}
+        return {name: math.sqrt(error / power) if power else 0.0 for name, (error, power) in totals.items()}
+
+    def _job(
+        self,
+        target: _Target,
+        power: Floats,
+        factors: Sequence[tuple[slice, Factor]],
+        source: str,
+        start: int,
+        stop: int,
+        row: int,
+    ) -> tuple[float, float]:
+        rows = self._weights.rows(source, start, stop)
+        levels, scales, zeros = round_products(rows, power, factors, target.grid)
+        stored, points = packed(levels, target.grid.bits), packed(zeros, target.grid.bits)
+        for place, values in ((target.planned.matrix.weight, stored), (target.scales, scales), (target.zeros, points)):
+            self._rows(place)[row : row + len(rows)] = values
+        difference = (unround(stored[:1], scales[:1], points[:1], target.grid) - rows[:1]).reshape(-1)
+        return float(difference @ difference), float(rows[0] @ rows[0])
+
+    def _rows(self, place: Place) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+        """An array of the data file, to be written to."""
+        return self._data[place.offset : place.offset + place.nbytes].view(place.dtype).reshape(place.dims)
+
+
+def _jobs(planned: PlannedMatrix) -> Iterator[tuple[str, int, int, int]]:
+    """Source, first and last row of it, and where they go."""
+    row = 0
+    for source, count in zip(planned.sources, planned.rows, strict=True):
+        for start, stop in row_steps(count, planned.matrix.n_in, _JOB_ELEMENTS):
+            yield source, start, stop, row + start
+        row += count
