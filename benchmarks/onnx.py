@@ -84,7 +84,7 @@ def exports(settings: argparse.Namespace) -> dict[str, Any]:
     alone = f"{PLAIN}, not compared with exact activations"
     runs: dict[str, list[tuple[float, int]]] = {alone: [], PLAIN: [], DEFAULT: [], "genai": []}
     for _ in range(settings.runs):
-        runs[alone].append(export(settings.checkpoint, PLAIN, settings.work / alone, "--no-calibrate"))
+        runs[alone].append(export(settings.checkpoint, PLAIN, settings.work / alone, "--no-compare"))
         for kind in (PLAIN, DEFAULT):
             runs[kind].append(export(settings.checkpoint, kind, settings.work / kind))
         runs["genai"].append(build(settings.peers, settings.checkpoint, "int4", settings.work / "genai-int4"))

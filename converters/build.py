@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converters.describe import describe
 from converters.mixture import find_file_type
-from converters.onnx_plan import find_onnx_type
+from converters.onnx_plan import CALIBRATED, find_onnx_type
 from converters.report import Clock, ConvertReport
 from edgeqwen.artifact import ArtifactWriter, Format
 from edgeqwen.device import physical_cores
@@ -50,24 +51,30 @@ def convert_checkpoint(
     threads: int | None = None,
     trust_template: bool = False,
     template_known: bool = True,
-    calibrate: bool = True,
+    compare: bool = True,
+    calibrate: bool = False,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Write the artifact `out`.
 
     `type` is a file type of mixture.FILE_TYPES for gguf, one of onnx_plan.TYPES for onnx, and int4, int8 or fp32 for
-    both. `threads` defaults to the physical cores; `calibrate` runs 4-bit graphs to round them better. Raises
-    RequestError (type, formats, threads), TemplateError (a template that is not `template_known` nor trusted),
-    CheckpointError (a weight is NaN or infinite; a file changed meanwhile), ArtifactError (the target).
+    both. `threads` defaults to the physical cores; `compare` runs 4-bit graphs to find what must stay exact,
+    `calibrate` to round them for what they are multiplied by. Raises RequestError (type, formats, threads,
+    calibrate), TemplateError (a template that is not `template_known` nor trusted), CheckpointError (a weight is NaN or
+    infinite; a file changed meanwhile), ArtifactError (the target).
     """
     clock = Clock()
     workers = threads if threads is not None else physical_cores()
     if workers < 1:
         raise RequestError(f"threads is {workers}; at least 1 is needed")
     kind = resolve_type(type, tuple(formats))
+    if calibrate:
+        check_calibrate(kind, tuple(formats))
     check_template(checkpoint, known=template_known, trusted=trust_template)
     with ArtifactWriter(Path(out), checkpoint=checkpoint.path) as writer:
-        written = _write(checkpoint, writer, kind, tuple(formats), workers, clock, progress, calibrate=calibrate)
+        written = _write(
+            checkpoint, writer, kind, tuple(formats), workers, clock, progress, compare=compare, calibrate=calibrate
+        )
         checkpoint.check_unchanged()
         manifest = describe(
             checkpoint,
@@ -91,6 +98,17 @@ def convert_checkpoint(
     return report
 
 
+def check_calibrate(type: str, formats: tuple[str, ...]) -> None:
+    """RequestError where there is nothing to calibrate, or nothing to run it with."""
+    if formats != ("onnx",) or type not in CALIBRATED:
+        raise RequestError(
+            f"only ONNX graphs of the types {' and '.join(CALIBRATED)} can be calibrated, not {type} for "
+            f"{' and '.join(formats)}: other weights are rounded as their format says"
+        )
+    if find_spec("onnxruntime") is None:
+        raise RequestError("calibrating runs the graph: pip install 'edgeqwen[onnx]'")
+
+
 def check_template(checkpoint: Checkpoint, *, known: bool, trusted: bool) -> None:
     """TemplateError for a chat template that nobody vouches for."""
     if checkpoint.chat_template is not None and not known and not trusted:
@@ -109,6 +127,7 @@ def _write(
     clock: Clock,
     progress: Progress | None,
     *,
+    compare: bool,
     calibrate: bool,
 ) -> dict[str, Written]:
     """Write the formats, the second from the first, so that the source is read once and the weights are the same."""
@@ -134,8 +153,9 @@ def _write(
             clock.lap("plan")
             if not both:
                 writer.reserve(plan_of_onnx.size + reserved)
-            words = checkpoint.tokenizer_json if calibrate else None
-            written["onnx"] = write_onnx(weights, plan_of_onnx, writer, threads, progress, words)
+            compare_by = checkpoint.tokenizer_json if compare else None
+            calibrate_by = checkpoint.tokenizer_json if calibrate else None
+            written["onnx"] = write_onnx(weights, plan_of_onnx, writer, threads, progress, compare_by, calibrate_by)
             clock.lap("weights")
     return written
 

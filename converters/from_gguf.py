@@ -43,7 +43,7 @@ def convert_gguf(
     *,
     type: str | None = None,
     threads: int | None = None,
-    calibrate: bool = True,
+    compare: bool = True,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Write the artifact `out` with the weights of a GGUF file as an ONNX graph.
@@ -58,7 +58,7 @@ def convert_gguf(
         plan = plan_onnx(weights, type, shared_grid=True)
         clock.lap("plan")
         writer.reserve(plan.size + 2 * len(facts.tokenizer_json) + _JSON_BYTES)
-        words, threads = facts.tokenizer_json if calibrate else None, threads or physical_cores()
+        words, threads = facts.tokenizer_json if compare else None, threads or physical_cores()
         written = write_onnx(weights, plan, writer, threads, progress, words)
         clock.lap("weights")
         size = path.stat().st_size

@@ -36,17 +36,16 @@ _TEXT: Final = "calibration.txt.xz"  # pages of prose, chats, tools and code in 
 _PAGE_TOKENS: Final = 256
 _BATCH_TOKENS: Final = 2048  # that are run at a time
 _JOB_ELEMENTS: Final = 1 << 20  # of one job on a thread
-# The first tokens of a text take the attention that no other wants, with inputs a thousand times those of all others:
-# counted in, they would be all that is rounded for.
-_SINKS: Final = 4
+# The first token of a text takes the attention that no other wants, with inputs a thousand times those of all others:
+# counted in as it is, it would be all that is rounded for, and left out, it would be lost.
+_LARGEST: Final = 10.0  # of a token's norm, in medians
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What was done."""
+    """What was done: tokens that were run, and the errors that are left."""
 
     tokens: int
-    matrices: int
     errors: dict[str, float]  # relative RMS error of sampled rows, by grid
 
 
@@ -64,13 +63,12 @@ def calibrate(
     pages: Sequence[Sequence[int]],
     threads: int,
     progress: Progress | None,
-) -> Calibrated | None:
-    """Round the layers' 4-bit matrices of the graph anew, in its data file; None where it has none that could be."""
+) -> Calibrated:
+    """Round the layers' matrices of 4 bits with zero points anew, in the graph's data file."""
     parts = Parts(model, data.parent, weights.shape)
     rounding = _Rounding(weights, np.memmap(data, np.uint8, "r+"), threads)
     step = max(1, _BATCH_TOKENS // _PAGE_TOKENS)
     batches = [parts.begin(pages[start : start + step]) for start in range(0, len(pages), step)]
-    count = 0
     for number in range(len(parts)):
         if progress is not None:
             progress(number, len(parts), CALIBRATING)
@@ -79,10 +77,7 @@ def calibrate(
         if targets:
             _round_part(parts, number, batches, targets, rounding)
         batches = [values for values, _ in parts.each(number, batches, {})]
-        count += len(targets)
-    if not count:
-        return None
-    return Calibrated(sum(len(page) for page in pages), count, rounding.errors())
+    return Calibrated(sum(len(page) for page in pages), rounding.errors())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +102,18 @@ def _round_part(
 ) -> None:
     inputs = {source: Inputs(target.planned.matrix.n_in, target.grid.block_size) for source, target in targets.items()}
     for batch, (_, seen) in zip(batches, parts.each(number, batches, {}, tuple(targets)), strict=True):
-        length = batch["input_ids"].shape[1]
         rows = batch["logit_rows"]
-        rows = rows[rows % length >= min(_SINKS, length - 1)]
         for source, tokens in seen.items():
-            inputs[source].add(tokens.reshape(-1, tokens.shape[-1])[rows])
+            inputs[source].add(_tamed(tokens.reshape(-1, tokens.shape[-1])[rows]))
     for source, target in targets.items():
         rounding.round(target, inputs.pop(source))
+
+
+def _tamed(tokens: Floats) -> Floats:
+    """The tokens [n, width], none of a norm far above the others'."""
+    norms = np.linalg.norm(tokens, axis=1, keepdims=True)
+    tamed: Floats = tokens * np.minimum(1, _LARGEST * np.median(norms) / np.maximum(norms, 1e-30))
+    return tamed
 
 
 class _Rounding:

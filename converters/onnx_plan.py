@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -37,12 +37,6 @@ class OnnxType:
 
     body: Grid | None
     table: Grid | None
-    apart: Mapping[str, Grid] = field(default_factory=dict)  # for qkv, o, gate_up or down
-
-    def grid(self, matrix: str) -> Grid | None:
-        """Of a matrix by its name: table, head, layers.N.qkv, ..."""
-        place, _, kind = matrix.rpartition(".")
-        return self.apart.get(kind, self.body) if place else self.table
 
 
 TYPES: Final[Mapping[str, OnnxType]] = MappingProxyType(
@@ -56,6 +50,7 @@ TYPES: Final[Mapping[str, OnnxType]] = MappingProxyType(
         "q4_0": OnnxType(Grid(4, 32, half=True), Grid(8, 32, half=True)),
     }
 )
+CALIBRATED: Final = ("int4", "int4_fast")  # on grids of our own choice
 _FORMER: Final = {"f32": "fp32", "int4-fast": "int4_fast"}
 
 
@@ -113,12 +108,12 @@ def plan_onnx(weights: Weights, type: str | None, *, shared_grid: bool = False) 
         name = {"int4": "q4_0", "int8": "q8_0"}.get(name, name)
     layout = _Layout(weights, TYPES.get(name))
     shape = weights.shape
-    layout.matrix("table", ("token_embd",))
+    layout.matrix("table", ("token_embd",), table=True)
     for number in range(shape.num_hidden_layers):
         for matrix, parts in _LAYER_MATRICES.items():
             layout.matrix(f"layers.{number}.{matrix}", tuple(f"blk.{number}.{part}" for part in parts))
     if not shape.tie_word_embeddings:
-        layout.matrix("head", ("output",))
+        layout.matrix("head", ("output",), table=True)
     for number in range(shape.num_hidden_layers):
         for array, parts in _LAYER_ARRAYS.items():
             layout.array(f"layers.{number}.{array}", tuple(f"blk.{number}.{part}" for part in parts))
@@ -145,12 +140,12 @@ class _Layout:
         self.size += nbytes + -nbytes % ALIGNMENT
         return place
 
-    def matrix(self, name: str, parts: tuple[str, ...]) -> None:
+    def matrix(self, name: str, parts: tuple[str, ...], *, table: bool = False) -> None:
         sources = tuple(f"{part}.weight" for part in parts)
         rows = tuple(self._dims[source][0] for source in sources)
         n_out, n_in = sum(rows), self._dims[sources[0]][1]
         kinds = {self._weights.kind(source) for source in sources}
-        grid = stored_grid(kinds) if self._type is None else self._type.grid(name)
+        grid = stored_grid(kinds) if self._type is None else self._type.table if table else self._type.body
         if grid is None:
             placed = Matrix(n_out, n_in, self.place(f"{name}.weight", "float32", (n_out, n_in)))
             self.matrices[name] = PlannedMatrix(placed, sources, rows, None)

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from converters.onnx_calibration import calibrate, calibration_pages
 from converters.onnx_graph import Placed, decoder
 from converters.onnx_grid import repack_q4_0, repack_q8_0, round_rows, row_steps, unround
-from converters.onnx_guard import TEXTS, guard
+from converters.onnx_guard import TEXTS, Guard, guard
 from converters.onnx_parts import lift
 from converters.onnx_plan import ALIGNMENT, OnnxPlan, PlannedMatrix, Progress, plan_onnx
 from converters.report import Written
@@ -29,10 +29,13 @@ from converters.stream import HashedFile, OrderedPool
 from edgeqwen.file_hash import sha256_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
 
     from converters.weights import Weights
     from edgeqwen.artifact import ArtifactWriter
+    from edgeqwen.types import ModelShape
 
 __all__ = ["plan_onnx", "write_onnx"]
 
@@ -77,44 +80,40 @@ def write_onnx(
     writer: ArtifactWriter,
     threads: int,
     progress: Progress | None,
-    tokenizer_json: bytes | None,
+    compare_by: bytes | None,
+    calibrate_by: bytes | None = None,
 ) -> Written:
     """Write data file and graph as payloads of `writer`; the graph names the data file.
 
-    With a tokenizer, and where onnxruntime is installed, 4-bit graphs are run over texts in the model's own tokens: the
-    weights of grids of our choice are rounded for what they are multiplied by (converters/onnx_calibration.py), and the
-    whole is compared with exact activations (converters/onnx_guard.py).
+    With a tokenizer's JSON to `calibrate_by`, the weights of 4-bit grids are rounded for what they are multiplied by
+    (converters/onnx_calibration.py); with one to `compare_by`, and where onnxruntime is installed, 4-bit graphs are
+    compared with exact activations (converters/onnx_guard.py). Both run texts in the model's own tokens.
     """
     placed = Placed(
         {name: planned.matrix for name, planned in plan.matrices.items()},
         {name: planned.place for name, planned in plan.arrays.items()},
     )
-    runs = tokenizer_json is not None and find_spec("onnxruntime") is not None and _has_four_bits(placed)
-    tokenizer = Tokenizer.from_str(tokenizer_json.decode()) if tokenizer_json is not None and runs else None
     draft = writer.create("weights", "data")
     target = HashedFile(draft.path, draft.file)
-    rounding = _Rounding(weights)
+    rounding, calibrated = _Rounding(weights), None
     try:
         _write_matrices(target, plan, rounding, threads, progress)
         _write_arrays(target, plan, weights)
         digest = target.finish()
     finally:
         target.close()
-    errors, calibrated = rounding.errors(), None
-    if tokenizer is not None:
+    errors = rounding.errors()
+    if calibrate_by is not None:
+        pages = calibration_pages(Tokenizer.from_str(calibrate_by.decode()))
         model = decoder(weights.shape, placed, draft.path.name)
-        pages = calibration_pages(tokenizer)
         calibrated = calibrate(model, draft.path, plan, weights, pages, threads, progress)
-    if calibrated is not None:
-        errors |= calibrated.errors
-        digest = sha256_of(draft.path)
+        errors, digest = errors | calibrated.errors, sha256_of(draft.path)
     data_file = writer.seal(draft, digest)
     model = decoder(weights.shape, placed, data_file)
     compared = None
-    if tokenizer is not None:
-        found = decoder(weights.shape, placed, writer.path_of(data_file).name)  # as it is called before the commit
-        texts = [tokenizer.encode(text).ids for text in TEXTS]
-        compared = guard(found, writer.path_of(data_file).parent, weights.shape, texts)
+    if compare_by is not None:
+        compared = _guarded(weights.shape, placed, writer.path_of(data_file), compare_by)
+    if compared is not None:
         model = lift(model, dict.fromkeys(compared.lifted, 0))
     graph = model.SerializeToString(deterministic=True)
     return Written(
@@ -130,8 +129,13 @@ def write_onnx(
     )
 
 
-def _has_four_bits(placed: Placed) -> bool:
-    return any(matrix.grid is not None and matrix.grid.bits == 4 for matrix in placed.matrices.values())
+def _guarded(shape: ModelShape, placed: Placed, data: Path, tokenizer_json: bytes) -> Guard | None:
+    """Compare a graph that finds its weights in the file as it is called before the commit."""
+    four_bits = any(matrix.grid is not None and matrix.grid.bits == 4 for matrix in placed.matrices.values())
+    if not four_bits or find_spec("onnxruntime") is None:
+        return None
+    encode = Tokenizer.from_str(tokenizer_json.decode()).encode
+    return guard(decoder(shape, placed, data.name), data.parent, shape, [encode(text).ids for text in TEXTS])
 
 
 def _type_name(planned: PlannedMatrix) -> str:

@@ -137,13 +137,15 @@ def convert(  # noqa: PLR0913 - what one may say of converting
     offline: bool = False,
     revision: str | None = None,
     exporter: str = OWN,
-    calibrate: bool = True,
+    compare: bool = True,
+    calibrate: bool = False,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Make an artifact in `out` of a checkpoint's folder, a hub id or `nano`; nothing is left where that fails.
 
-    `exporter` "optimum" traces an ONNX graph with torch, for families that have no writer here: fp32 alone. `calibrate`
-    runs a 4-bit ONNX graph while it is made, so that it loses less; without it converting takes seconds.
+    `exporter` "optimum" traces an ONNX graph with torch, for families that have no writer here: fp32 alone. `compare`
+    runs a 4-bit ONNX graph and computes exactly what rounded activations spoil; without it converting is quicker.
+    `calibrate` rounds an int4 ONNX graph for what its weights are multiplied by, which takes minutes.
     """
     from converters.build import convert_checkpoint  # noqa: PLC0415
     from converters.checkpoint import open_checkpoint  # noqa: PLC0415 - the one place where running meets converting
@@ -151,10 +153,12 @@ def convert(  # noqa: PLR0913 - what one may say of converting
 
     folder = NANO if name == "nano" else Path(name).expanduser()
     _check_exporter(exporter, type, formats, folder)
+    if calibrate and (folder.is_file() or exporter != OWN):
+        raise RequestError("only what is made of a checkpoint by edgeqwen's own exporter can be calibrated")
     if folder.is_file():
         return _convert_gguf(
-            folder, out, type=type, formats=formats, threads=threads, trust_template=trust_template,
-            calibrate=calibrate, progress=progress,
+            folder, out, type=type, formats=formats, threads=threads, trust_template=trust_template, compare=compare,
+            progress=progress,
         )  # fmt: skip
     if not folder.exists() and HUB_ID.fullmatch(name):
         folder = _download(name, revision=revision, offline=offline, progress=progress)
@@ -168,7 +172,8 @@ def convert(  # noqa: PLR0913 - what one may say of converting
         template = checkpoint.chat_template
         return convert_checkpoint(
             checkpoint, out, type=kind, formats=formats, threads=threads, trust_template=trust_template,
-            template_known=template is None or is_known(template), calibrate=calibrate, progress=shown,
+            template_known=template is None or is_known(template), compare=compare, calibrate=calibrate,
+            progress=shown,
         )  # fmt: skip
 
 
@@ -196,7 +201,7 @@ def _convert_gguf(
     formats: tuple[str, ...],
     threads: int | None,
     trust_template: bool,
-    calibrate: bool,
+    compare: bool,
     progress: Progress | None,
 ) -> ConvertReport:
     """A GGUF file's weights and words as an ONNX artifact."""
@@ -217,7 +222,7 @@ def _convert_gguf(
         sampling=found.sampling,
     )
     shown = (lambda done, total, _tensor: progress(done, total, f"converting {path.name}")) if progress else None
-    return convert_gguf(path, out, facts, type=type, threads=threads, calibrate=calibrate, progress=shown)
+    return convert_gguf(path, out, facts, type=type, threads=threads, compare=compare, progress=shown)
 
 
 def model_name(name: str) -> str:

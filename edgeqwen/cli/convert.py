@@ -39,9 +39,14 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="[default: the fast physical cores]")
 @click.option("--trust-template", is_flag=True, help="Accept a chat template that edgeqwen does not know.")
 @click.option(
-    "--calibrate/--no-calibrate",
+    "--compare/--no-compare",
     default=True,
-    help="Run a 4-bit ONNX graph while it is made, so that it loses less; takes minutes.  [default: calibrate]",
+    help="Run a 4-bit ONNX graph to see what rounded activations spoil, and compute that exactly.  [default: compare]",
+)
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Run an int4 ONNX graph over some text and round it so that its products change least; takes minutes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def convert(  # noqa: PLR0913 - its options
@@ -56,6 +61,7 @@ def convert(  # noqa: PLR0913 - its options
     offline: bool,
     threads: int | None,
     trust_template: bool,
+    compare: bool,
     calibrate: bool,
     as_json: bool,
 ) -> None:
@@ -94,8 +100,8 @@ def convert(  # noqa: PLR0913 - its options
     with Progress() as progress:
         report = catalog.convert(
             model, target, type=kind, formats=formats, threads=threads, trust_template=trust_template,
-            offline=offline, revision=revision, exporter=exporter or catalog.OWN, calibrate=calibrate,
-            progress=progress,
+            offline=offline, revision=revision, exporter=exporter or catalog.OWN, compare=compare,
+            calibrate=calibrate, progress=progress,
         )  # fmt: skip
     if as_json:
         click.echo(json_text(facts(report) | ({"recipe": recipe.name} if recipe else {})))
@@ -132,7 +138,7 @@ def summary(report: ConvertReport, run_options: str = "") -> str:
     if errors:
         lines.append(f"  rounding error (RMS, relative): {errors}")
     if report.calibrated_on is not None:
-        lines.append(f"  calibrated on {report.calibrated_on} tokens of text: rounded so that products change least")
+        lines.append(f"  calibrated on {report.calibrated_on} tokens of text")
     if report.guard is not None:
         lines.append(
             f"  against exact activations: KL divergence {report.guard['divergence']:.4f}, {report.guard['flips']} of "

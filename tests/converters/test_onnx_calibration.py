@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from converters import onnx_calibration
+from converters import build, onnx_calibration
 from converters.build import convert_checkpoint
 from converters.checkpoint import open_checkpoint
 from converters.onnx_calibration import CALIBRATING, calibration_pages
@@ -20,6 +20,7 @@ from edgeqwen.artifact import open_artifact
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.ort import OrtBackend, OrtSettings
 from edgeqwen.catalog import NANO
+from edgeqwen.errors import RequestError
 
 GRID = Grid(4, 32, zeros=True)
 TEXTS = (
@@ -120,9 +121,9 @@ def test_columns_go_together_in_runs_that_cut_no_block(width, block) -> None:
     assert all(run.stop - run.start <= COLUMNS_MAX + block and run.start % block == 0 for run in runs)
 
 
-def converted(out, **settings):
+def converted(out, *, calibrate=True, **settings):
     with open_checkpoint(NANO, name="nano") as checkpoint:
-        report = convert_checkpoint(checkpoint, out, type="int4", formats=("onnx",), **settings)
+        report = convert_checkpoint(checkpoint, out, type="int4", formats=("onnx",), calibrate=calibrate, **settings)
     return open_artifact(out), report
 
 
@@ -182,6 +183,21 @@ def test_only_weights_on_grids_of_our_choice_are_others(pair) -> None:
 def test_the_hash_is_that_of_what_was_written_last(pair) -> None:
     _, (calibrated, _) = pair
     open_artifact(calibrated.path, verify="full")
+
+
+@pytest.mark.parametrize(
+    ("type", "formats"), [("int8", ("onnx",)), ("q4_0", ("onnx",)), ("q4_k_m", ("gguf",)), ("int4", ("gguf", "onnx"))]
+)
+def test_what_has_its_own_grid_is_refused(tmp_path, type, formats) -> None:
+    with open_checkpoint(NANO, name="nano") as checkpoint, pytest.raises(RequestError, match="int4 and int4_fast"):
+        convert_checkpoint(checkpoint, tmp_path / "out", type=type, formats=formats, calibrate=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_engine_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(build, "find_spec", lambda _: None)
+    with pytest.raises(RequestError, match=r"edgeqwen\[onnx\]"):
+        converted(tmp_path / "out")
 
 
 def test_twice_is_the_same(pair, tmp_path) -> None:
