@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from converters.to_onnx import write_onnx
 from converters.weights import GgufWeights
 from edgeqwen.artifact import ArtifactWriter, Format, Manifest, Source, SourceFile
 from edgeqwen.device import physical_cores
+from edgeqwen.file_hash import sha256_of
 
 if TYPE_CHECKING:
     from converters.onnx_plan import Progress
@@ -75,7 +75,7 @@ def convert_gguf(
             special_ids=facts.special_ids,
             context_length=weights.shape.max_position_embeddings,
             sampling=facts.sampling,
-            source=Source(path.stem, {path.name: SourceFile(size, _digest(path))}),
+            source=Source(path.stem, {path.name: SourceFile(size, sha256_of(path))}),
             versions={"onnx": version("onnx")},
             files=dict(writer.files),
         )
@@ -96,8 +96,3 @@ def convert_gguf(
         requantized=written.requantized,
         guard=written.guard,
     )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from converters.onnx_plan import OnnxPlan, PlannedMatrix, Progress
     from converters.weights import Weights
 
-_TEXT: Final = "calibration.txt.xz"  # pages of prose, chats, tools and code in English and Chinese, apart by form feeds
+_TEXT: Final = "calibration.txt.xz"  # pages of prose, chats, tools and code in 20 languages, apart by form feeds
 _PAGE_TOKENS: Final = 256
 _BATCH_TOKENS: Final = 2048  # that are run at a time
 _JOB_ELEMENTS: Final = 1 << 20  # of one job on a thread
@@ -72,8 +72,9 @@ def calibrate(
     for number in range(len(parts)):
         if progress is not None:
             progress(number, len(parts), CALIBRATING)
-        named = {name: _target(plan.matrices[name.removesuffix(".out")]) for name in parts.products(number)}
-        targets = {parts.products(number)[name]: target for name, target in named.items() if target is not None}
+        products = parts.products(number).items()
+        named = {source: _target(plan.matrices[name.removesuffix(".out")]) for name, source in products}
+        targets = {source: target for source, target in named.items() if target is not None}
         if targets:
             _round_part(parts, number, batches, targets, rounding)
         batches = [values for values, _ in parts.each(number, batches, {})]
