@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from edgeqwen.device import Device, this_device
-from edgeqwen.engines import AUTO, ENGINES, has_gpu_library, installed_engines
-from edgeqwen.errors import MemoryShortError
+from edgeqwen.engines import AUTO, ENGINES, installed_engines, library_names
+from edgeqwen.errors import MemoryShortError, RequestError
 from edgeqwen.outline import Outline
 from edgeqwen.plan import EngineChoice, Plan, choose_engines, plan
 from edgeqwen.speed_record import decode_speeds
+
+_FOR_GPUS: Final = re.compile("ggml-(?:cuda|metal|vulkan|hip|sycl|musa|cann|opencl)")
 
 
 def choose(
@@ -30,8 +35,10 @@ def choose(
         wanted=engine, kv_type=kv_type, gpu_layers=gpu_layers or 0, speeds=decode_speeds(model.digest),
     )  # fmt: skip
     here = device or this_device()
-    if device is None and here.gpu_free_bytes is not None and not has_gpu_library():
+    if device is None and here.gpu_free_bytes is not None and not any("ggml-cuda" in name for name in library_names()):
         here = replace(here, gpu_free_bytes=None)
+    if device is None and gpu_layers and choices[0].engine == "llamacpp":
+        _check_gpu(gpu_layers, library_names())
     short: dict[str, MemoryShortError] = {}
     for best in choices:
         skipped = f"{best.engine}: there is not enough memory for {', '.join(short)}"
@@ -45,3 +52,13 @@ def choose(
         except MemoryShortError as error:
             short[choice.engine] = error
     raise next(iter(short.values()))
+
+
+def _check_gpu(gpu_layers: int, libraries: Sequence[str]) -> None:
+    """llama.cpp says nothing where it was built for no GPU, and computes on the processor."""
+    if libraries and not any(map(_FOR_GPUS.search, libraries)):
+        raise RequestError(
+            f"gpu_layers={gpu_layers}: the llama.cpp that is installed was built without a GPU; leave it out, or "
+            "install one that has it: CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-cache-dir "
+            "llama-cpp-python"
+        )

@@ -82,13 +82,13 @@ def engine_named(name: str) -> Engine:
     return ENGINES[name]
 
 
-def has_gpu_library() -> bool:
-    """Whether llama.cpp's libraries that are installed hold one for CUDA; nothing is loaded to find out."""
+def library_names() -> list[str]:
+    """Names of llama.cpp's libraries that are installed, libggml-cuda.so among them or not; none is loaded."""
     spec = find_spec(ENGINES["llamacpp"].module) if ENGINES["llamacpp"].installed else None
     folders = [Path(place, "lib") for place in (spec.submodule_search_locations or ())] if spec else []
     if named := os.environ.get("LLAMA_CPP_LIB_PATH"):
         folders = [Path(named)]
-    return any(True for folder in folders for _ in folder.glob("*ggml-cuda*"))
+    return [library.name for folder in folders for library in folder.glob("*ggml*")]
 
 
 def installed_engines() -> tuple[str, ...]:

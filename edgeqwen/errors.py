@@ -32,12 +32,15 @@ class ContextOverflowError(RequestError):
     """The prompt leaves no room for an answer; nothing is ever cut silently."""
 
     def __init__(self, prompt_tokens: int, context_length: int) -> None:
-        super().__init__(
-            f"the prompt has {prompt_tokens} tokens and the context holds {context_length}, "
-            "one of them for the answer: shorten the messages or load with a larger context_length"
-        )
         self.prompt_tokens = prompt_tokens
         self.context_length = context_length
+        super().__init__(f"{self.found}: shorten the messages or load with a larger context_length")
+
+    @property
+    def found(self) -> str:
+        """What does not go together."""
+        held = f"the context holds {self.context_length}, one of them for the answer"
+        return f"the prompt has {self.prompt_tokens} tokens and {held}"
 
 
 class ArtifactError(EdgeqwenError):

@@ -16,6 +16,7 @@ from edgeqwen.plan import whole_number
 from edgeqwen.sampling import Mask, Row, Sampler, likeliest, log_probabilities
 from edgeqwen.segments import Segment
 from edgeqwen.stops import StopStrings
+from edgeqwen.strict_json import shown
 from edgeqwen.template import Special
 from edgeqwen.thinking import Split, ThinkSplitter, ThinkStart
 from edgeqwen.tokenizer import Tokenizer
@@ -222,7 +223,7 @@ def check_config(config: GenerationConfig, vocab_size: int) -> None:
     if not isinstance(biases, Mapping):
         raise RequestError(f"logit_bias={biases!r:.60} must map token ids to numbers")
     for token_id, bias in biases.items():
-        whole_number("an id in logit_bias", token_id, 0, vocab_size - 1, ", the vocabulary")
+        whole_number(f"logit_bias[{shown(token_id)}]: the id", token_id, 0, vocab_size - 1, ", the vocabulary")
         if isinstance(bias, bool) or not isinstance(bias, int | float) or not abs(bias) <= BIAS_MAX:
             raise RequestError(f"logit_bias[{token_id}]={bias!r} must be a number from -{BIAS_MAX} to {BIAS_MAX}")
 

@@ -27,7 +27,7 @@ def parse_object(raw: bytes, where: str, error: type[EdgeqwenError]) -> dict[str
     try:
         data = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
-        raise error(f"{where}: the JSON is nested too deeply to be a model's") from None
+        raise error(f"{where}: the JSON is nested too deeply") from None
     except ValueError as fault:  # also UnicodeDecodeError and integers of over 4,300 digits
         raise error(f"{where}: not valid JSON: {fault}") from None
     if not isinstance(data, dict):

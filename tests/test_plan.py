@@ -132,6 +132,17 @@ def test_an_engine_that_cannot_run_it_is_refused(formats, installed, options, er
         choose_engines(formats, installed, **options)
 
 
+@pytest.mark.parametrize("libraries", [[], ["libggml-base.so", "libggml-cpu.so", "libggml-vulkan.so"]])
+def test_layers_go_to_a_gpu_unless_it_is_known_that_there_is_none(monkeypatch, libraries):
+    model = Outline("x", None, QWEN3_06B, {"gguf": Q4_0}, {"gguf": "q4_0"})
+    monkeypatch.setattr(choice, "installed_engines", lambda: ("llamacpp",))
+    monkeypatch.setattr(choice, "library_names", lambda: libraries)
+    assert choice.choose(model, gpu_layers=4).gpu_layers == 4
+    monkeypatch.setattr(choice, "library_names", lambda: ["libggml-base.so", "libggml-cpu-haswell.so"])
+    with pytest.raises(RequestError, match=r"gpu_layers=4.*without a GPU"):
+        choice.choose(model, gpu_layers=4)
+
+
 def test_each_engine_has_its_own_cache_type():
     here = device(8 * GIB)
     assert plan(QWEN3_06B, Q4_0, here).kv_type == "f16"

@@ -14,10 +14,12 @@ import psutil
 import pytest
 from server_kit import CHAT, DONE, HELLO, FakeEngine, head, limits, scripted, serving, wait_until
 
-from edgeqwen.errors import BusyError, ContextOverflowError, EngineDownError, EngineError
+from edgeqwen.errors import BusyError, ContextOverflowError, EngineDownError, EngineError, RequestError
+from edgeqwen.generation import check_config
 from edgeqwen.server import answering
+from edgeqwen.server.failures import failure_of
 from edgeqwen.server.json_body import MAX_BODY_BYTES, BodyReader
-from edgeqwen.types import Delta
+from edgeqwen.types import Delta, GenerationConfig
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +362,10 @@ def test_an_error_before_the_first_piece_is_a_status(error, wanted, code, stream
         assert "secret" not in response.text
         assert "Traceback" not in response.text
         if code == "context_length_exceeded":
-            assert (response.json()["error"]["n_prompt_tokens"], response.json()["error"]["n_ctx"]) == (5000, 4096)
+            said = response.json()["error"]
+            assert (said["n_prompt_tokens"], said["n_ctx"]) == (5000, 4096)
+            assert "5000" in said["message"]
+            assert "larger --context" in said["message"]  # the server's, not the library's
 
 
 @pytest.mark.parametrize("error", [EngineDownError("the engine died"), RuntimeError("secret")])
@@ -397,3 +402,9 @@ def test_silence_is_filled_with_comments(monkeypatch):
         text = server.post({"messages": HELLO, "stream": True}).text
         assert text.startswith(": waiting\n\n: waiting\n\n")
         assert "engine_down" in text
+
+
+def test_a_bias_for_an_id_that_there_is_not_names_its_field():
+    with pytest.raises(RequestError) as caught:
+        check_config(GenerationConfig(logit_bias={99999: 1.0}), 4096)
+    assert failure_of(caught.value).param == "logit_bias[99999]"

@@ -278,8 +278,9 @@ def test_sigterm_under_load(nano_artifact, isolate):
     assert command.process.returncode == 0
     assert len(texts) == 2
     for text in texts:
-        last = json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))
-        assert last["error"]["code"] == "engine_down"
+        last = text.strip().split("\n\n")[-1]
+        assert last.startswith('data: {"error"'), text[-2000:]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_down"
 
 
 def test_a_second_signal_waits_for_nothing(nano_artifact):

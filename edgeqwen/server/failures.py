@@ -21,7 +21,7 @@ DOWN_RETRY_S = 5  # the engine is loading or being started again
 INVALID, SERVER = "invalid_request_error", "server_error"  # OpenAI's two types of error that say who must act
 # The library's messages open with the place of the fault: messages[3].content, tools[0], temperature=9.
 _PLACE = re.compile(
-    r"(messages|tools|response_format|guided_[a-z]+|structured_outputs|[a-z_]+(?==))[\w.\[\]$-]*(?<!\.)"
+    r"(messages|tools|response_format|guided_[a-z]+|structured_outputs|logit_bias|[a-z_]+(?==))[\w.\[\]$-]*(?<!\.)"
 )
 _SHAPE = re.compile(r"(schema|regex|choice)\b")  # what the library calls the fields that hold the content to a shape
 
@@ -108,6 +108,7 @@ def _asked_wrongly(error: EdgeqwenError) -> Failure:
         return Failure(400, text, param=error.param)
     if isinstance(error, ContextOverflowError):
         figures = {"n_prompt_tokens": error.prompt_tokens, "n_ctx": error.context_length}  # llama-server's names
+        text = f"{error.found}: shorten the messages, or serve with a larger --context"
         return Failure(400, text, param="messages", code="context_length_exceeded", figures=figures)
     if isinstance(error, NoRoomError):
         return Failure(400, text, param="messages", code="context_length_exceeded")

@@ -16,6 +16,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "array": (list,), "object": (dict,), "null": (type(None),),
 }  # fmt: skip
 _WORDS = {"boolean": "true or false", "object": "an object", "array": "a list", "string": "a string", "null": "null"}
+_UNITS = {"string": "texts", "integer": "whole numbers", "number": "numbers", "array": "lists", "object": "objects"}
 
 
 def check(value: Any, schema: Schema, place: str) -> None:
@@ -49,7 +50,8 @@ def words(schema: Schema) -> str:
         whole = "a whole number" if kind == "integer" else "a number"
         return f"{whole} from {schema['minimum']} to {schema['maximum']}" if "minimum" in schema else whole
     low, high = _lengths(schema)
-    unit = {"string": "characters", "array": "entries", "object": "keys"}.get(kind)
+    items = _UNITS.get(str(schema.get("items", {}).get("type")), "entries")
+    unit = {"string": "characters", "array": items, "object": "keys"}.get(kind)
     text = _WORDS.get(kind, kind)
     if unit is None or high is None:
         return text

@@ -31,7 +31,8 @@ OBJECT: Schema = {"type": "object"}
 TOKENS: Schema = {"type": "integer", "minimum": 1, "maximum": 10**18}
 BUDGET: Schema = {"type": "integer", "minimum": -1, "maximum": 10**18}  # -1: no limit, 0: no thinking
 EFFORT: Schema = {"enum": list(EFFORTS)}
-IDS: Schema = {"type": "array", "minItems": 1, "maxItems": 1 << 17, "items": {"type": "integer"}}
+LIST_MAX = 1 << 17
+IDS: Schema = {"type": "array", "minItems": 1, "maxItems": LIST_MAX, "items": {"type": "integer"}}
 
 
 def _text(high: int, low: int = 0) -> Schema:
@@ -141,7 +142,7 @@ CHAT: dict[str, Schema] = {
 _PROMPT = _text(2 << 20, 1)
 TEXT: dict[str, Schema] = {
     **COMMON,
-    "prompt": _either(_PROMPT, _list(_PROMPT, BATCH_MAX, 1), IDS, _list(IDS, BATCH_MAX, 1)),
+    "prompt": _either(_PROMPT, _list(_PROMPT, LIST_MAX, 1), IDS, _list(IDS, LIST_MAX, 1)),  # at most BATCH_MAX
     "logprobs": {"type": "integer", "minimum": 0, "maximum": TOP_LOGPROBS_MAX},
     "echo": BOOLEAN,
     **STRUCTURE,
