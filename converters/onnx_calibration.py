@@ -9,7 +9,6 @@ from __future__ import annotations
 import lzma
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 _TEXT: Final = "calibration.txt.xz"  # pages of prose, chats, tools and code in 20 languages, apart by form feeds
 _PAGE_TOKENS: Final = 256
 _BATCH_TOKENS: Final = 2048  # that are run at a time
-_JOB_ELEMENTS: Final = 1 << 20  # of one job on a thread
+_ROWS_ELEMENTS: Final = 1 << 22  # of a source that are rounded at a time: a hundred megabytes
 # The first token of a text takes the attention that no other wants, with inputs a thousand times those of all others:
 # counted in as it is, it would be all that is rounded for, and left out, it would be lost.
 _LARGEST: Final = 10.0  # of a token's norm, in medians
@@ -61,12 +60,11 @@ def calibrate(
     plan: OnnxPlan,
     weights: Weights,
     pages: Sequence[Sequence[int]],
-    threads: int,
     progress: Progress | None,
 ) -> Calibrated:
     """Round the layers' matrices of 4 bits with zero points anew, in the graph's data file."""
     parts = Parts(model, data.parent, weights.shape)
-    rounding = _Rounding(weights, np.memmap(data, np.uint8, "r+"), threads)
+    rounding = _Rounding(weights, np.memmap(data, np.uint8, "r+"))
     step = max(1, _BATCH_TOKENS // _PAGE_TOKENS)
     batches = [parts.begin(pages[start : start + step]) for start in range(0, len(pages), step)]
     for number in range(len(parts)):
@@ -118,25 +116,24 @@ def _tamed(tokens: Floats) -> Floats:
 
 
 class _Rounding:
-    """Rows of the source to the data file, on threads; the first of each job is compared."""
+    """Rows of the source to the data file; the first of each run is compared. Threads are BLAS's own."""
 
-    def __init__(self, weights: Weights, data: np.memmap[tuple[int, ...], np.dtype[np.uint8]], threads: int) -> None:
-        self._weights, self._data, self._threads = weights, data, threads
+    def __init__(self, weights: Weights, data: np.memmap[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+        self._weights, self._data = weights, data
         self._sums: dict[str, list[tuple[float, float]]] = {}
 
     def round(self, target: _Target, inputs: Inputs) -> None:
         """Round a matrix for these inputs."""
         power, factors = inputs.power(), inputs.factors()
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="edgeqwen-convert") as pool:
-            sums = pool.map(lambda job: self._job(target, power, factors, *job), _jobs(target.planned))
-            self._sums.setdefault(target.grid.name, []).extend(sums)
+        sums = [self._rows_of(target, power, factors, *rows) for rows in _runs(target.planned)]
+        self._sums.setdefault(target.grid.name, []).extend(sums)
 
     def errors(self) -> dict[str, float]:
         """Relative RMS error of the compared rows by grid."""
         totals = {name: np.sum(sums, axis=0) for name, sums in self._sums.items()}
         return {name: math.sqrt(error / power) if power else 0.0 for name, (error, power) in totals.items()}
 
-    def _job(
+    def _rows_of(
         self,
         target: _Target,
         power: Floats,
@@ -150,19 +147,19 @@ class _Rounding:
         levels, scales, zeros = round_products(rows, power, factors, target.grid)
         stored, points = packed(levels, target.grid.bits), packed(zeros, target.grid.bits)
         for place, values in ((target.planned.matrix.weight, stored), (target.scales, scales), (target.zeros, points)):
-            self._rows(place)[row : row + len(rows)] = values
+            self._array(place)[row : row + len(rows)] = values
         difference = (unround(stored[:1], scales[:1], points[:1], target.grid) - rows[:1]).reshape(-1)
         return float(difference @ difference), float(rows[0] @ rows[0])
 
-    def _rows(self, place: Place) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    def _array(self, place: Place) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
         """An array of the data file, to be written to."""
         return self._data[place.offset : place.offset + place.nbytes].view(place.dtype).reshape(place.dims)
 
 
-def _jobs(planned: PlannedMatrix) -> Iterator[tuple[str, int, int, int]]:
+def _runs(planned: PlannedMatrix) -> Iterator[tuple[str, int, int, int]]:
     """Source, first and last row of it, and where they go."""
     row = 0
     for source, count in zip(planned.sources, planned.rows, strict=True):
-        for start, stop in row_steps(count, planned.matrix.n_in, _JOB_ELEMENTS):
+        for start, stop in row_steps(count, planned.matrix.n_in, _ROWS_ELEMENTS):
             yield source, start, stop, row + start
         row += count

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Added to the diagonal, as a share of its mean: what is seen in a few thousand tokens is not all there is.
 _DAMPING: Final = 0.02
 _COLUMNS: Final = 32  # whose errors are spread at once over all that follow
+_HALVED_MIN: Final = 64
 COLUMNS_MAX: Final = 2048  # that make up for each other: time grows with the cube, and memory with the square
 
 
@@ -70,9 +71,20 @@ def _factor(covariance: Floats) -> Factor:
     """U with U.T @ U = inverse(covariance): the covariance backwards is L @ L.T, and U is inverse(L) backwards."""
     order = np.argsort(-np.diag(covariance), kind="stable")
     backwards = covariance[np.ix_(order[::-1], order[::-1])].astype(np.float64)
-    lower = np.linalg.cholesky(backwards)
-    upper = np.ascontiguousarray(np.linalg.inv(lower)[::-1, ::-1].astype(np.float32))
-    return Factor(order, upper)
+    inverse = _inverse_of_lower(np.linalg.cholesky(backwards))
+    return Factor(order, np.ascontiguousarray(inverse[::-1, ::-1].astype(np.float32)))
+
+
+def _inverse_of_lower(matrix: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Of a lower triangular matrix by halves, in a sixth of what `inv` computes."""
+    half = len(matrix) // 2
+    if half < _HALVED_MIN:
+        return np.linalg.inv(matrix)
+    inverse = np.zeros_like(matrix)
+    first, last = _inverse_of_lower(matrix[:half, :half]), _inverse_of_lower(matrix[half:, half:])
+    inverse[:half, :half], inverse[half:, half:] = first, last
+    inverse[half:, :half] = -(last @ (matrix[half:, :half] @ first))
+    return inverse
 
 
 def round_products(

@@ -106,7 +106,7 @@ def write_onnx(
     if calibrate_by is not None:
         pages = calibration_pages(Tokenizer.from_str(calibrate_by.decode()))
         model = decoder(weights.shape, placed, draft.path.name)
-        calibrated = calibrate(model, draft.path, plan, weights, pages, threads, progress)
+        calibrated = calibrate(model, draft.path, plan, weights, pages, progress)
         errors, digest = errors | calibrated.errors, sha256_of(draft.path)
     data_file = writer.seal(draft, digest)
     model = decoder(weights.shape, placed, data_file)
