@@ -1,9 +1,12 @@
-"""Chats of two turns whose second answer depends on the first."""
+"""Chats of several turns: the last answer depends on an earlier one, or must not."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from random import Random
+from typing import Any
 
 from . import words
 from .sample import Sample, assistant, user
@@ -14,12 +17,17 @@ from .skills import (
     addition,
     capital,
     city,
+    extraction,
     facts,
+    identity,
     listed,
     one_of,
     person,
     rough,
+    spelling,
     sum_steps,
+    talk,
+    unknown,
 )
 
 AND_OF = ("And of {}?", "And {}?", "What about {}?", "And the capital of {}?", "Now {}.")
@@ -118,3 +126,35 @@ def follow_up(random: Random) -> Sample:
     """Return a chat of two turns."""
     make, _ = random.choices(KINDS, [weight for _, weight in KINDS])[0]
     return make(random)
+
+
+def noun(random: Random) -> Sample:
+    """Return a noun to spell."""
+    return spelling(random, one_of(random, words.NOUNS))
+
+
+# what else a chat may have been about: one turn each, without tools
+TOPICS: tuple[Callable[[Random], Sample], ...] = (addition, capital, noun, extraction, identity, talk, unknown)
+
+
+def after_others(random: Random, sample: Sample) -> Sample:
+    """Return the sample after one or two turns that it has nothing to do with.
+
+    Those are not trained on where one is a sum, for its answer was thought.
+    """
+    chat: list[dict[str, Any]] = []
+    sums = False
+    for _ in range(random.choice((1, 1, 2))):
+        other = one_of(random, TOPICS)(random)
+        while other.held_out:
+            other = one_of(random, TOPICS)(random)
+        sums = sums or other.guess is not None
+        chat += [*other.messages, assistant(other.content)]
+    return replace(sample, messages=(*chat, *sample.messages), history=sample.history and not sums)
+
+
+def other_topic(random: Random) -> Sample:
+    """Ask something after turns about something else."""
+    sample = one_of(random, TOPICS[:5])(random)
+    skill = "other_topic_addition" if sample.guess is not None else "other_topic"
+    return replace(after_others(random, sample), skill=skill)

@@ -142,7 +142,9 @@ class Mixture:
                 return self.vary(random, sample)
 
     def vary(self, random: Random, sample: Sample) -> Sample:
-        """Return the sample with needless tools, a system prompt or full-width marks, now and then."""
+        """Return the sample, maybe after other turns, with needless tools, a system prompt or full-width marks."""
+        if random.random() < 0.25:
+            sample = dialogues.after_others(random, sample)
         if not sample.tools and random.random() < 0.03:
             sample = tools.needless(random, sample)
         messages = sample.messages

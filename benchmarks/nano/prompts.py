@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from . import dialogues, skills, tools, words
+from . import dialogues, skills, tools
 from .sample import Sample
 
 FOLDER = Path(__file__).parent
@@ -26,6 +26,8 @@ COUNTS = {
     "identity": 10,
     "talk": 8,
     "unknown": 12,
+    "other_topic": 40,
+    "other_topic_addition": 10,
 }
 SEED = 2024
 
@@ -47,11 +49,6 @@ class Prompt:
         return cls(sample.skill, list(sample.messages), list(sample.tools) or None, expected, sample.guess is not None)
 
 
-def spelling(random: Random) -> Sample:
-    """Return a noun to spell."""
-    return skills.spelling(random, skills.one_of(random, words.NOUNS))
-
-
 def addition(random: Random) -> Sample:
     """Return a sum of which thinking makes a difference: of twenty or more, and not a round one."""
     while True:
@@ -65,13 +62,15 @@ def draw(skill: str, random: Random) -> Sample:
     makers = {
         "addition": addition,
         "capitals": skills.capital,
-        "spelling": spelling,
+        "spelling": dialogues.noun,
         "extraction": skills.extraction,
         "tools": tools.tool_call,
         "tool_result": tools.tool_result,
         "identity": skills.identity,
         "talk": skills.talk,
         "unknown": skills.unknown,
+        "other_topic": dialogues.other_topic,
+        "other_topic_addition": dialogues.other_topic,
     }
     make = makers.get(skill, dialogues.follow_up)
     while True:
