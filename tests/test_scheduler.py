@@ -334,9 +334,9 @@ class Waiting(Executor):
                 future.set_exception(error)
 
 
-def beside_an_answer(**settings):
+def beside_an_answer():
     """A scheduler in which an answer runs, with the executor of what is computed aside."""
-    backend, executor = backend_of(endless, context_length=1024, **settings), Waiting()
+    backend, executor = backend_of(endless, context_length=1024), Waiting()
     side = ScriptedBackend(endless, vocab_size=4096, context_length=1024, sequences=2, step_tokens=100)
     backend.aside = SecondEngine(backend, side, threads=2, side_threads=1, executor=executor)
     scheduler = Scheduler(backend, 4)
@@ -366,22 +366,6 @@ def test_a_long_prompt_beside_an_answer_is_computed_aside():
     ])  # fmt: skip
     assert answer_of([ended]) == expected[0]
     assert len([number for number, _ in events if number == 0]) > 25
-
-
-def test_what_runs_is_not_copied_to_the_shelf_while_a_prompt_is_computed_aside(monkeypatch):
-    backend, executor, scheduler = beside_an_answer(swap_tokens=4096)
-    moved = []
-    take_out = backend.swap.take_out
-    monkeypatch.setattr(backend.swap, "take_out", lambda *args: (moved.append(args), take_out(*args))[1])
-    scheduler.add(job_of(1, "word " * 90, seed=1, max_tokens=1))
-    for _ in range(200):
-        scheduler.step()
-    assert executor.work
-    assert not moved
-    executor.do()
-    for _ in range(3):
-        scheduler.step()
-    assert len(moved) > 1  # what had come together, a piece a step
 
 
 def test_short_prompts_do_not_wait_for_what_is_computed_aside():

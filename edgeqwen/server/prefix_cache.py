@@ -114,24 +114,21 @@ class PrefixCache:
             self._empty(least)
         return bool(idle)
 
-    def tidy(self, pieces: int, *, running: bool = True) -> None:
+    def tidy(self, pieces: int) -> None:
         """Before a step: copy so many pieces to the shelf, and cut idle sequences that are there whole."""
-        while pieces and self.copy_one(running=running):
+        while pieces and self.copy_one():
             pieces -= 1
         self._cut_shelved()
 
-    def copy_one(self, *, running: bool = True) -> bool:
-        """Copy a piece to the shelf, of what is idle first, then of what is `running`, where that is wanted.
-
-        False where nothing is left to copy, or there is no room for it.
-        """
+    def copy_one(self) -> bool:
+        """Copy a piece to the shelf, of what is idle first; False where nothing is left to copy, or no room for it."""
         if self._shelf is None:
             return False
         held = [self._backend.length(number) for number in range(len(self._slots))]
         left = [length - slot.shelved for length, slot in zip(held, self._slots, strict=True)]
         idle = [number for number in self._idle() if left[number] > 0]
-        busy = (n for n, slot in enumerate(self._slots) if running and slot.busy and left[n] >= SWAP_TOKENS)
-        number = self._least(idle) if idle else next(busy, None)
+        running = (n for n, slot in enumerate(self._slots) if slot.busy and left[n] >= SWAP_TOKENS)
+        number = self._least(idle) if idle else next(running, None)
         if number is None:
             return False
         too_much = self._shelf.tokens + sum(held) > self._capacity  # more than is kept without a shelf

@@ -108,9 +108,7 @@ class Scheduler:
         while parts and not self._fits(parts):
             parts = self._parts()
         if parts:
-            pieces = max(1, sum(len(part.chunk.ids) for part in parts) // TOKENS_TIDIED)
-            # beside a prompt that is computed aside a step is slow as it is, and its answers would wait for the copy
-            self._cache.tidy(pieces, running=self._aside is None)
+            self._cache.tidy(max(1, sum(len(part.chunk.ids) for part in parts) // TOKENS_TIDIED))
             self._compute(parts)
         elif self._aside is not None and self._backend.aside is not None:
             self._backend.aside.wait(POLL_S)
