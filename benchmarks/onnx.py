@@ -1,10 +1,12 @@
 """Export to ONNX and ONNX Runtime beside onnxruntime-genai's builder and runtime, in one sitting.
 
-    python -m benchmarks.onnx --peers DIR --checkpoint DIR [--larger DIR] [--trained DIR] [--work DIR] [--runs 5]
+    python -m benchmarks.onnx --peers DIR --checkpoint DIR [--larger DIR] [--trained DIR] [--handbook DEB] [--work DIR]
 
 DIR/venv-genai comes from `benchmarks/peers.sh DIR genai`. Speeds and memory are of --checkpoint's shape; of --larger
-only the memory of exporting; errors (KL divergence to FP32) are of --trained. Both sides take turns, each in a process
-of its own; medians go to benchmarks/results/onnx.json and, as tables, to stdout. Linux only: memory is from /proc.
+only the memory of exporting; errors (KL divergence to FP32) are of --trained: on the tests' corpus of many scripts,
+and on the prose of a handbook, if its package is given (benchmarks/handbook.py). Both sides take turns, each in a
+process of its own; medians go to benchmarks/results/onnx.json and, as tables, to stdout. Linux only: memory is from
+/proc.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 RESULTS = ROOT / "benchmarks" / "results" / "onnx.json"
 PLAIN, DEFAULT, FAST = "q4_0", "int4", "int4_fast"  # plain rounding; searched zero points; with a table of 4 bits, too
+# calibrated ones by the names of their folders: what they are, in blocks of 128
+CALIBRATED = {f"{kind}-calibrated": kind for kind in (DEFAULT, FAST)}
 
 
 class Side:
@@ -65,7 +69,7 @@ def side(python: str | Path, model: Path, threads: int, *extra: str) -> Iterator
             process.terminate()
 
 
-def export(checkpoint: Path, kind: str, out: Path, *extra: str) -> tuple[float, int]:
+def export(checkpoint: Path, kind: str, *extra: str, out: Path) -> tuple[float, int]:
     """Convert with edgeqwen, hashing and verification included: (wall seconds, peak anonymous bytes)."""
     shutil.rmtree(out, ignore_errors=True)
     return watch([*EDGEQWEN, "convert", checkpoint, "--to", "onnx", "--type", kind, "--out", out, *extra])
@@ -84,12 +88,12 @@ def exports(settings: argparse.Namespace) -> dict[str, Any]:
     alone = f"{PLAIN}, not compared with exact activations"
     runs: dict[str, list[tuple[float, int]]] = {alone: [], PLAIN: [], DEFAULT: [], "genai": []}
     for _ in range(settings.runs):
-        runs[alone].append(export(settings.checkpoint, PLAIN, settings.work / alone, "--no-compare"))
+        runs[alone].append(export(settings.checkpoint, PLAIN, "--no-compare", out=settings.work / alone))
         for kind in (PLAIN, DEFAULT):
-            runs[kind].append(export(settings.checkpoint, kind, settings.work / kind))
+            runs[kind].append(export(settings.checkpoint, kind, out=settings.work / kind))
         runs["genai"].append(build(settings.peers, settings.checkpoint, "int4", settings.work / "genai-int4"))
-    export(settings.checkpoint, FAST, settings.work / FAST)
-    export(settings.checkpoint, "int8", settings.work / "int8")
+    export(settings.checkpoint, FAST, out=settings.work / FAST)
+    export(settings.checkpoint, "int8", out=settings.work / "int8")
     build(settings.peers, settings.checkpoint, "int8", settings.work / "genai-int8")
     facts: dict[str, Any] = {
         name: {
@@ -102,12 +106,25 @@ def exports(settings: argparse.Namespace) -> dict[str, Any]:
     }
     for name in (FAST, "int8", "genai-int8"):
         facts[name] = {"bytes": folder_bytes(settings.work / name)}
+    for name in CALIBRATED:
+        facts[name] = once(settings.checkpoint, name, settings.work / name)
+        facts[name]["bytes"] = folder_bytes(settings.work / name)
     if settings.larger:
-        for kind in (PLAIN, DEFAULT):
-            wall, peak = export(settings.larger, kind, settings.work / "larger")
-            facts[f"larger-{kind}"] = {"wall_s": round(wall, 2), "peak_anonymous_bytes": peak}
+        for name in (PLAIN, DEFAULT, *CALIBRATED):
+            facts[f"larger-{name}"] = once(settings.larger, name, settings.work / "larger")
         shutil.rmtree(settings.work / "larger")
     return facts
+
+
+def once(checkpoint: Path, name: str, out: Path) -> dict[str, Any]:
+    """What an export takes, one run."""
+    wall, peak = export(checkpoint, *kind_of(name), out=out)
+    return {"wall_s": round(wall, 2), "peak_anonymous_bytes": peak}
+
+
+def kind_of(name: str) -> tuple[str, ...]:
+    """Type and options of an export."""
+    return (CALIBRATED[name], "--calibrate") if name in CALIBRATED else (name,)
 
 
 def folder_bytes(folder: Path) -> int:
@@ -119,7 +136,7 @@ def speeds(settings: argparse.Namespace) -> dict[str, Any]:
     """Decoding, prompt and memory, the sides in turns."""
     theirs = settings.peers / "venv-genai/bin/python"
     models: dict[str, tuple[str | Path, Path, tuple[str, ...]]] = {
-        kind: (sys.executable, settings.work / kind, ()) for kind in (DEFAULT, FAST)
+        kind: (sys.executable, settings.work / kind, ()) for kind in (DEFAULT, FAST, *CALIBRATED)
     }
     models["genai-int4"] = (theirs, settings.work / "genai-int4", ("--genai",))
     figures: dict[str, dict[str, list[float]]] = {name: {} for name in models}
@@ -145,24 +162,28 @@ def speeds(settings: argparse.Namespace) -> dict[str, Any]:
             q: statistics.median(a / b for a, b in zip(figures[name][q], figures["genai-int4"][q], strict=True))
             for q in ("decode", "prompt", "memory")
         }
-        for name in (DEFAULT, FAST)
+        for name in (DEFAULT, FAST, *CALIBRATED)
     }
     return {"medians": medians, "ratios": ratios, "samples": figures}
 
 
-def errors(settings: argparse.Namespace) -> list[dict[str, Any]]:
-    """KL divergence to FP32 of everything, on the trained checkpoint; what was made before is taken as it is."""
+def errors(settings: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """KL divergence to FP32 of everything, on the trained checkpoint; what was made before is taken as it is.
+
+    By text: "corpus", and "prose" where there is a handbook.
+    """
     folder = settings.work / "trained"
     models = []
-    for kind in ("fp32", PLAIN, DEFAULT, FAST, "int8"):
-        if not (folder / kind / "manifest.json").exists():
-            export(settings.trained, kind, folder / kind)
-        models.append(folder / kind)
+    for name in ("fp32", PLAIN, DEFAULT, FAST, *CALIBRATED, "int8"):
+        if not (folder / name / "manifest.json").exists():
+            export(settings.trained, *kind_of(name), out=folder / name)
+        models.append(folder / name)
     for precision in ("int4", "int8"):
         if not (folder / f"genai-{precision}" / "genai_config.json").exists():
             build(settings.peers, settings.trained, precision, folder / f"genai-{precision}")
         models.append(folder / f"genai-{precision}")
-    return compare(models[0], models[1:], settings.threads)
+    texts = {"corpus": None} | ({"prose": settings.handbook} if settings.handbook else {})
+    return {name: compare(models[0], models[1:], settings.threads, text) for name, text in texts.items()}
 
 
 def table(data: dict[str, Any]) -> str:
@@ -180,11 +201,9 @@ def table(data: dict[str, Any]) -> str:
             lines.append(f"| {name} | {of['decode']:.1f} | {of['prompt']:.0f} | {of['memory'] / 1e6:.0f} | {outside} |")
         for name, of in data["speeds"]["ratios"].items():
             lines.append(f"| {name} | {of['decode']:.2f}x | {of['prompt']:.2f}x | {of['memory']:.2f}x | |")
-    if "errors" in data:
-        lines += ["", "| error | KL divergence | other likeliest token |", "|---|---:|---:|"]
-        lines += [
-            f"| {of['model']} | {of['divergence']:.4f} | {100 * of['flipped_share']:.1f} % |" for of in data["errors"]
-        ]
+    for text, found in data.get("errors", {}).items():
+        lines += ["", f"| error, {text} | KL divergence | other likeliest token |", "|---|---:|---:|"]
+        lines += [f"| {of['model']} | {of['divergence']:.4f} | {100 * of['flipped_share']:.1f} % |" for of in found]
     return "\n".join(lines)
 
 
@@ -194,12 +213,13 @@ def megabytes(of: dict[str, Any], name: str) -> str:
 
 
 def main() -> None:
-    """Measure, print and keep: parts that are not asked for stay as they were in the file."""
+    """Measure, print and keep: parts that are not asked for stay as they were in the file, each with its machine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--larger", type=Path)
     parser.add_argument("--trained", type=Path)
+    parser.add_argument("--handbook", type=Path)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "onnx-bench", help="where models are put")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=physical_cores())
@@ -209,10 +229,11 @@ def main() -> None:
     settings.peers, settings.work = settings.peers.resolve(), settings.work.resolve()
     settings.work.mkdir(parents=True, exist_ok=True)
     data = json.loads(settings.out.read_text(encoding="utf-8")) if settings.out.exists() else {}
-    data |= {"machine": machine(), "threads": settings.threads, "runs": settings.runs}
+    here = {**machine(), "threads": settings.threads, "runs": settings.runs}
     for part, measure in (("exports", exports), ("speeds", speeds), ("errors", errors)):
         if part in settings.parts and (part != "errors" or settings.trained):
             data[part] = measure(settings)
+            data.setdefault("machines", {})[part] = here
             settings.out.parent.mkdir(parents=True, exist_ok=True)
             settings.out.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     print(table(data))

@@ -1,8 +1,10 @@
 """How far rounded graphs are from FP32: the mean KL divergence over a text, for our artifacts and genai's folders.
 
-    python -m benchmarks.onnx_error FP32_ARTIFACT MODEL [MODEL ...]
+    python -m benchmarks.onnx_error FP32_ARTIFACT MODEL [MODEL ...] [--handbook debian-handbook_11.20220922_all.deb]
 
-A folder with genai_config.json is run as it is through onnxruntime, all others are artifacts. Prints JSON.
+The text is the tests' corpus of many scripts, each a few lines; or prose in eight languages out of Debian's handbook
+(apt-get download debian-handbook). A folder with genai_config.json is run as it is through onnxruntime, all others are
+artifacts. Prints JSON.
 """
 
 from __future__ import annotations
@@ -19,22 +21,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.handbook import prose
 from edgeqwen.artifact import open_artifact
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.ort import OrtBackend, OrtSettings
 from edgeqwen.catalog import find
 
 TEXT = Path(__file__).resolve().parent.parent / "tests" / "data" / "corpus.txt.xz"
-LENGTH, COUNT = 192, 8  # tokens of a piece, pieces
+LENGTH = 192  # tokens of a piece
+CORPUS_PIECES, PROSE_PIECES = 8, 16
 Logits = npt.NDArray[np.float32]  # [LENGTH, vocabulary]
 Run = Callable[[list[int]], Logits]
 
 
-def pieces(artifact: Path) -> list[list[int]]:
+def pieces(artifact: Path, handbook: Path | None) -> list[list[int]]:
     """Pieces of the text, spread over it, in the model's own tokens."""
-    text = lzma.decompress(TEXT.read_bytes()).decode("utf-8")
+    text = prose(handbook) if handbook else lzma.decompress(TEXT.read_bytes()).decode("utf-8")
     ids = find(artifact, format="onnx").tokenizer.encode(text)
-    starts = np.linspace(0, len(ids) - LENGTH, COUNT).astype(int)
+    starts = np.linspace(0, len(ids) - LENGTH, PROSE_PIECES if handbook else CORPUS_PIECES).astype(int)
     return [list(map(int, ids[start : start + LENGTH])) for start in starts]
 
 
@@ -87,9 +91,9 @@ def log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def compare(exact: Path, models: list[Path], threads: int) -> list[dict[str, Any]]:
+def compare(exact: Path, models: list[Path], threads: int, handbook: Path | None = None) -> list[dict[str, Any]]:
     """Divergence in nats a token, and the share of tokens whose likeliest successor is another."""
-    texts = pieces(exact)
+    texts = pieces(exact, handbook)
     with tempfile.TemporaryDirectory(prefix="onnx-error-") as scratch:
         paths = [Path(scratch) / f"{number}.npy" for number in range(len(texts))]
         with ours(exact, threads) as run:
@@ -118,9 +122,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("exact", type=Path)
     parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--handbook", type=Path, help="take its prose as the text")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    print(json.dumps(compare(options.exact, options.models, options.threads), indent=1))
+    print(json.dumps(compare(options.exact, options.models, options.threads, options.handbook), indent=1))
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def _write(
 
         weights = GgufWeights(writer.path_of(written["gguf"].file)) if both else CheckpointWeights(checkpoint)
         with weights:
-            plan_of_onnx = plan_onnx(weights, type, shared_grid=both)
+            plan_of_onnx = plan_onnx(weights, type, shared_grid=both, calibrated=calibrate)
             clock.lap("plan")
             if not both:
                 writer.reserve(plan_of_onnx.size + reserved)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from converters import build, onnx_calibration
+from converters import build, onnx_calibration, onnx_plan
 from converters.build import convert_checkpoint
 from converters.checkpoint import open_checkpoint
 from converters.onnx_calibration import CALIBRATING, calibration_pages
@@ -129,8 +129,12 @@ def converted(out, *, calibrate=True, **settings):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
+    """With the nearest levels and calibrated, on the same grids."""
     folder = tmp_path_factory.mktemp("calibrated")
-    return converted(folder / "plain", calibrate=False), converted(folder / "calibrated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_plan, "TYPES", onnx_plan.TYPES | onnx_plan.CALIBRATED)
+        plain = converted(folder / "plain", calibrate=False)
+    return plain, converted(folder / "calibrated")
 
 
 def logits(artifact):
@@ -159,13 +163,17 @@ def test_nano_is_nearer_to_its_exact_self(pair, tmp_path) -> None:
         return float((np.exp(exact) * (exact - logits(artifact))).sum(axis=1).mean())
 
     assert divergence(calibrated) < 0.8 * divergence(plain)
+    smaller, _ = converted(tmp_path / "smaller", calibrate=False)  # blocks: half of these
+    sizes = [next(one.path.glob("weights-*.data")).stat().st_size for one in (calibrated, smaller)]
+    assert sizes[0] < sizes[1]
+    assert divergence(calibrated) < 0.8 * divergence(smaller)
 
 
 def test_only_weights_on_grids_of_our_choice_are_others(pair) -> None:
     (plain, _), (calibrated, report) = pair
     one, other = (np.fromfile(next(artifact.path.glob("weights-*.data")), np.uint8) for artifact, _ in pair)
     with open_checkpoint(NANO, name="nano") as checkpoint:
-        plan = plan_onnx(CheckpointWeights(checkpoint), "int4")
+        plan = plan_onnx(CheckpointWeights(checkpoint), "int4", calibrated=True)
     changed = np.flatnonzero(one != other)
     free = np.zeros(len(one), bool)
     for planned in plan.matrices.values():
