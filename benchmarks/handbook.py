@@ -17,8 +17,8 @@ from typing import IO, Final
 
 LANGUAGES: Final = ("en-US", "zh-CN", "de-DE", "fr-FR", "es-ES", "ja-JP", "ru-RU", "pt-BR")
 _PAGES: Final = ("conclusion.html", "foreword.html", "sect.becoming-package-maintainer.html")
-_HANS: Final = ("zh", "ja")  # a character says more there
-_OTHER_SCRIPTS: Final = (*_HANS, "ru")
+_DENSE: Final = ("zh", "ja")  # a character says more there
+_OTHER_SCRIPTS: Final = (*_DENSE, "ru")
 _PARAGRAPH: Final = re.compile(r'<div class="para">(.*?)</div>', re.DOTALL)
 _TAG: Final = re.compile(r"<[^>]+>")
 
@@ -31,7 +31,7 @@ def prose(package: Path) -> str:
 
 
 def _of(archive: tarfile.TarFile, language: str) -> str:
-    shortest, most = (40, 1600) if language.startswith(_HANS) else (120, 3600)
+    shortest, most = (40, 1600) if language.startswith(_DENSE) else (120, 3600)
     text = ""
     for page in _PAGES:
         held: IO[bytes] | None = archive.extractfile(f"./usr/share/doc/debian-handbook/html/{language}/{page}")

@@ -35,10 +35,12 @@ def choose(
         wanted=engine, kv_type=kv_type, gpu_layers=gpu_layers or 0, speeds=decode_speeds(model.digest),
     )  # fmt: skip
     here = device or this_device()
-    if device is None and here.gpu_free_bytes is not None and not any("ggml-cuda" in name for name in library_names()):
-        here = replace(here, gpu_free_bytes=None)
-    if device is None and gpu_layers and choices[0].engine == "llamacpp":
-        _check_gpu(gpu_layers, library_names())
+    if device is None and (here.gpu_free_bytes is not None or gpu_layers):
+        libraries = library_names()
+        if not any("ggml-cuda" in name for name in libraries):
+            here = replace(here, gpu_free_bytes=None)
+        if gpu_layers and choices[0].engine == "llamacpp":
+            _check_gpu(gpu_layers, libraries)
     short: dict[str, MemoryShortError] = {}
     for best in choices:
         skipped = f"{best.engine}: there is not enough memory for {', '.join(short)}"

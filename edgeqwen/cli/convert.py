@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     "--calibrate",
     is_flag=True,
     help="Run an int4 ONNX graph over some text and round it so that its products change least: a smaller file that "
-    "loses as little; takes minutes.",
+    "loses about as little; takes minutes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def convert(  # noqa: PLR0913 - its options
