@@ -51,7 +51,14 @@ def tolerance(backend):
 
 
 def aside(backend, chunk):
-    """Compute a piece to its end; its logits, kept."""
+    """Compute a piece to its end and take it over; its logits, kept."""
+    logits = compute(backend, chunk)
+    backend.aside.hand_over(backend.aside.ahead)
+    return logits
+
+
+def compute(backend, chunk):
+    """The same, and leave it aside."""
     backend.aside.start(chunk)
     backend.aside.wait(60)
     assert not backend.aside.running
@@ -108,6 +115,7 @@ def test_steps_go_on_meanwhile(backend, expected, tolerance):
         np.testing.assert_allclose(row, expected["others"][i], atol=tolerance)
     backend.aside.wait(60)
     np.testing.assert_allclose(backend.aside.finish()[-1], expected["ids"][159], atol=tolerance)
+    backend.aside.hand_over(60)
     np.testing.assert_allclose(step(backend, Chunk(0, IDS[160:161]))[-1], expected["ids"][160], atol=tolerance)
     np.testing.assert_allclose(step(backend, Chunk(1, OTHERS[40:41]))[-1], expected["others"][40], atol=tolerance)
 
@@ -119,6 +127,35 @@ def test_cells_shared_with_another_sequence_stay_shared(backend, expected, toler
     np.testing.assert_allclose(row, expected["ids"][119], atol=tolerance)
     assert backend.room() == POOL - 100 - 40
     np.testing.assert_allclose(step(backend, Chunk(0, IDS[100:101]))[-1], expected["ids"][100], atol=tolerance)
+
+
+def test_pieces_stay_aside_until_they_are_handed_over(backend, expected, tolerance):
+    step(backend, Chunk(0, IDS[:10]))
+    for start in range(10, 100, 30):
+        row = compute(backend, Chunk(0, IDS[start : start + 30]))[-1]
+        np.testing.assert_allclose(row, expected["ids"][start + 29], atol=tolerance)
+        step(backend, Chunk(1, OTHERS[start : start + 1]))
+    assert (backend.aside.ahead, backend.length(0), backend.room()) == (90, 10, POOL - 13)
+    with pytest.raises(EngineError, match="already"):
+        backend.aside.start(Chunk(1, OTHERS[:5]))
+    for tokens in (50, 0, 40):
+        backend.aside.hand_over(tokens)
+    assert (backend.aside.ahead, list(backend.ids(0))) == (0, IDS[:100])
+    np.testing.assert_allclose(step(backend, Chunk(0, IDS[100:101]))[-1], expected["ids"][100], atol=tolerance)
+
+
+def test_of_what_is_dropped_the_finished_pieces_are_kept(backend, expected, tolerance):
+    compute(backend, Chunk(0, IDS[:64]))
+    compute(backend, Chunk(0, IDS[64:100]))
+    backend.aside.start(Chunk(0, IDS[100:160]))
+    backend.aside.drop()
+    assert (backend.aside.ahead, list(backend.ids(0))) == (0, IDS[:100])
+    np.testing.assert_allclose(feed(backend, 0, IDS[100:130])[-1], expected["ids"][129], atol=tolerance)
+    feed(backend, 1, OTHERS[:300])
+    feed(backend, 2, OTHERS[:250])
+    compute(backend, Chunk(0, IDS[130:160]))
+    backend.aside.drop()  # as far as there is room
+    assert (list(backend.ids(0)), backend.room()) == (IDS[:150], 0)
 
 
 def test_no_rows_where_none_are_asked(backend):
@@ -142,10 +179,12 @@ def test_a_full_pool_says_so_and_changes_nothing(backend, expected, tolerance):
     step(backend, Chunk(2, IDS[:70]))
     backend.aside.start(Chunk(1, OTHERS[300:350]))
     backend.aside.wait(60)
+    backend.aside.finish()
     with pytest.raises(NoRoomError):
-        backend.aside.finish()
-    assert (backend.length(1), backend.room()) == (300, POOL - 670)
+        backend.aside.hand_over(50)
+    assert (backend.length(1), backend.room(), backend.aside.ahead) == (300, POOL - 670, 50)
     backend.truncate(2, 0)
+    backend.aside.hand_over(50)
     np.testing.assert_allclose(aside(backend, Chunk(0, IDS[300:301])).shape, (1, 4096))
     backend.truncate(1, 200)
     np.testing.assert_allclose(feed(backend, 1, OTHERS[200:250])[-1], expected["others"][249], atol=tolerance)

@@ -25,15 +25,17 @@ class Chunk:
 
 
 class Aside(Protocol):
-    """A place where one piece of a prompt at a time is computed while its backend's steps go on.
+    """A place where one prompt at a time is computed piece by piece while its backend's steps go on.
 
-    `start`, then steps as long as it is `running`, then `finish` or `drop`; meanwhile the sequence must not change.
+    `start` a piece, take steps as long as it is `running`, then `finish` it. Pieces stay aside, for every token that is
+    added to a pool slows its steps down, until `hand_over` appends them; or `drop`. Till then the sequence must not
+    change.
     """
 
     step_tokens: int  # the most that a piece has
 
     def start(self, chunk: Chunk) -> None:
-        """Begin to compute a chunk: `rows` are "last" or "none"."""
+        """Begin to compute what follows in its sequence, behind what is still aside; `rows` are "last" or "none"."""
         ...
 
     @property
@@ -44,14 +46,20 @@ class Aside(Protocol):
         ...
 
     def finish(self) -> Logits:
-        """Append the piece to its sequence; its logits, a view that the next `start` overwrites.
+        """The logits of the piece, a view that the next `start` overwrites. EngineError where it failed."""
+        ...
 
-        EngineError where it failed, NoRoomError where the pool is full.
-        """
+    @property
+    def ahead(self) -> int:
+        """Tokens of finished pieces that the sequence does not hold yet."""
+        ...
+
+    def hand_over(self, tokens: int) -> None:
+        """Append so many of them to the sequence; NoRoomError where the pool is full."""
         ...
 
     def drop(self) -> None:
-        """Stop the piece and forget it."""
+        """Stop the piece, append what finished ones have computed as far as there is room, and forget the rest."""
         ...
 
     def close(self) -> None: ...

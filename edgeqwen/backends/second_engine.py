@@ -6,12 +6,13 @@ four and 1.2 ms in one of hundreds, for each 1,000 tokens before it (Qwen3-0.6B,
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Generic, Protocol, Self, TypeVar
 
 from edgeqwen.backends.base import Backend, Chunk, Logits
-from edgeqwen.errors import EngineError
+from edgeqwen.errors import EngineError, NoRoomError
 
 
 class Twin(Backend, Protocol):
@@ -49,13 +50,15 @@ class SecondEngine(Generic[Engine]):
         self._slot = 0  # the second engine's sequence in which it is computed
         self._recent = list(range(side.sequences))  # its sequences, the last used last
         self._work: Future[list[Logits]] | None = None
+        self.ahead = 0
 
     def start(self, chunk: Chunk) -> None:
-        if self._work is not None:
-            raise EngineError("a piece of a prompt is being computed already")
-        held = list(self._main.ids(chunk.sequence))
+        if self._work is not None or (self.ahead and chunk.sequence != self._piece.sequence):
+            raise EngineError("a prompt is computed aside already")
+        held = list(self._side.ids(self._slot) if self.ahead else self._main.ids(chunk.sequence))
         self._slot, known = self._slot_for(held, len(chunk.ids))
-        self._main.pass_on(chunk.sequence, self._side, self._slot, known, len(held))
+        if known < len(held):
+            self._main.pass_on(chunk.sequence, self._side, self._slot, known, len(held))
         self._main.use_threads(self._threads - self._side_threads)
         self._piece = chunk
         self._work = self._executor.submit(self._side.forward, [replace(chunk, sequence=self._slot)])
@@ -84,20 +87,26 @@ class SecondEngine(Generic[Engine]):
             wait([self._work], seconds)
 
     def finish(self) -> Logits:
-        work, piece = self._end(), self._piece
-        (logits,) = work.result()
-        held = self._main.length(piece.sequence)
-        self._side.pass_on(self._slot, self._main, piece.sequence, held, held + len(piece.ids))
+        (logits,) = self._end().result()
+        self.ahead += len(self._piece.ids)
         return logits
 
+    def hand_over(self, tokens: int) -> None:
+        sequence = self._piece.sequence
+        held = self._main.length(sequence)
+        self._side.pass_on(self._slot, self._main, sequence, held, held + tokens)
+        self.ahead -= tokens
+
     def drop(self) -> None:
-        if self._work is None:
-            return
-        if not self._work.cancel():
-            self._side.interrupt()
-            wait([self._work])
-            self._side.resume()
-        self._end()
+        if self._work is not None:
+            if not self._work.cancel():
+                self._side.interrupt()
+                wait([self._work])
+                self._side.resume()
+            self._end()
+        with contextlib.suppress(NoRoomError):
+            self.hand_over(min(self.ahead, self._main.room()))
+        self.ahead = 0
 
     def close(self) -> None:
         """Stop, and free the second engine."""

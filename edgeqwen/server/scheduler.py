@@ -66,6 +66,7 @@ class Scheduler:
         self._computing: set[int] = set()  # numbers of the jobs in the running forward
         self._guard = threading.Lock()  # of `_computing`
         self._aside: _Part | None = None  # a piece of a prompt that is computed beside the steps
+        self._handing_over: Logits | None = None  # its logits, when it is done and what is aside goes to its sequence
         self._aside_started = 0.0
 
     @property
@@ -102,13 +103,14 @@ class Scheduler:
         """Compute one step; what it made visible, and the ends of answers."""
         self._events = events = list[Event]()
         self._end_late()
-        self._collect()
+        handed_over = self._collect()
         self._admit()
         parts = self._parts()
         while parts and not self._fits(parts):
             parts = self._parts()
         if parts:
-            self._cache.tidy(max(1, sum(len(part.chunk.ids) for part in parts) // TOKENS_TIDIED))
+            if not handed_over:  # which took its time
+                self._cache.tidy(max(1, sum(len(part.chunk.ids) for part in parts) // TOKENS_TIDIED))
             self._compute(parts)
         elif self._aside is not None and self._backend.aside is not None:
             self._backend.aside.wait(POLL_S)
@@ -176,36 +178,56 @@ class Scheduler:
 
     def _start_aside(self, job: Job, aside: Aside) -> None:
         self._share(job)
-        part = _Part(job, self._piece(job, aside.step_tokens), prompt=True)
         try:
-            aside.start(part.chunk)
+            self._compute_aside(job, aside)
         except EngineError as error:
             self._fail(job, error)
-            return
+
+    def _compute_aside(self, job: Job, aside: Aside) -> None:
+        part = _Part(job, self._piece(job, aside.step_tokens), prompt=True)
+        aside.start(part.chunk)
         self._aside, self._aside_started = part, self._clock()
 
-    def _collect(self) -> None:
-        """Take over the piece that was computed aside, if it is done."""
+    def _collect(self) -> bool:
+        """Where a piece that was computed aside is done: go on there, or take over what is there, a piece a step.
+
+        True where one was taken over.
+        """
         aside, part = self._backend.aside, self._aside
         if aside is None or part is None or aside.running:
-            return
-        tokens = len(part.chunk.ids)
-        if not self._cache.make_room(tokens):
-            self._give_way()  # the next step tries again, unless it was this one
-            return
-        self._aside = None
+            return False
         try:
-            logits = aside.finish()
-        except NoRoomError:  # though it was counted
+            return (self._handing_over is not None or self._finish_aside(aside, part)) and self._hand_over(aside, part)
+        except NoRoomError:  # though it was counted; the next step tries again
             if not self._cache.drop():
                 self._give_way()
-            return
         except EngineError as error:
             self._fail(part.job, error)
-            return
-        part.job.engine_s += self._clock() - self._aside_started
-        self._counts["prompt_tokens"] += tokens
-        self._advance(part, logits)
+        return False
+
+    def _finish_aside(self, aside: Aside, part: _Part) -> bool:
+        """Whether a piece was the last one that is computed aside, for now."""
+        job, logits = part.job, aside.finish()
+        job.engine_s += self._clock() - self._aside_started
+        self._counts["prompt_tokens"] += len(part.chunk.ids)
+        others = [self._behind(other) for other in self.running if other is not job]
+        if part.chunk.rows == "none" and others and max(others) == 1:  # answers run, and no other prompt waits for it
+            self._progress(job)
+            self._compute_aside(job, aside)
+            return False
+        self._handing_over = logits
+        return True
+
+    def _hand_over(self, aside: Aside, part: _Part) -> bool:
+        tokens = min(aside.ahead, aside.step_tokens)
+        if not self._cache.make_room(tokens):
+            self._give_way()  # the next step tries again, unless it was this one
+            return False
+        aside.hand_over(tokens)
+        if not aside.ahead and self._handing_over is not None:
+            logits, self._aside, self._handing_over = self._handing_over, None, None
+            self._advance(part, logits)
+        return True
 
     def _under_way(self, parts: list[_Part]) -> list[_Part]:
         return parts if self._aside is None else [*parts, self._aside]
@@ -220,9 +242,14 @@ class Scheduler:
             self._counts["cached_tokens"] += gained
 
     def _piece(self, job: Job, allowance: int) -> Chunk:
-        held = self._backend.length(job.sequence)
+        held = self._computed(job)
         ids = job.ids[held : held + allowance]
         return Chunk(job.sequence, ids, "last" if held + len(ids) == len(job.ids) else "none")
+
+    def _computed(self, job: Job) -> int:
+        """Tokens of it, in its sequence and aside."""
+        aside = self._backend.aside if self._aside is not None and self._aside.job is job else None
+        return self._backend.length(job.sequence) + (aside.ahead if aside is not None else 0)
 
     def _behind(self, job: Job) -> int:
         return len(job.ids) - self._backend.length(job.sequence)
@@ -231,7 +258,7 @@ class Scheduler:
         """Whether a part of this step makes what `job` would compute next and can share in the next step."""
         if part.job.owner != job.owner:
             return False
-        end = self._backend.length(part.chunk.sequence) + len(part.chunk.ids)
+        end = self._computed(part.job) + len(part.chunk.ids)
         shared = common_prefix(part.job.ids[:end], job.ids[:-1])
         return shared > self._backend.length(job.sequence)
 
@@ -322,7 +349,7 @@ class Scheduler:
         now = self._clock()
         if job.prompt_s is None and now - max(job.reported, job.started) >= PROGRESS_S:
             job.reported = now
-            done = (self._backend.length(job.sequence), job.prompt_tokens)
+            done = (self._computed(job), job.prompt_tokens)
             self._events.append((job.number, Delta(prompt_progress=done)))
 
     def _end(self, job: Job, reason: FinishReason) -> None:
@@ -347,7 +374,7 @@ class Scheduler:
             return
         if self._aside is not None and self._aside.job is job and self._backend.aside is not None:
             self._backend.aside.drop()
-            self._aside = None
+            self._aside = self._handing_over = None
         self.running.remove(job)
         self._full = False
         job.reached = max(job.reached, self._backend.length(job.sequence))
