@@ -1,7 +1,8 @@
 """Writes an artifact whole or not at all: temporary siblings, fsync, rename, and the manifest's rename is the switch.
 
 Payloads carry their hash in their names, so a new one never touches an old one; those are removed when the switch is
-done. What a killed run leaves behind has a recognizable name and goes with the next run. It knows nothing of weights.
+done. What a killed run leaves behind goes with the next run: temporary names, and what the list of its switch names,
+for a file that merely looks like a payload is somebody's. It knows nothing of weights.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _TEMPORARY: Final = re.compile(r"\.edgeqwen-[a-z_]+\.tmp")
 _PAYLOAD: Final = re.compile(
     r"(model|graph|weights|tokenizer|tokenizer_config|chat_template)-[0-9a-f]{12}\.(gguf|onnx|data|json|jinja)"
 )
+_SWITCH: Final = ".edgeqwen-switch.tmp"  # names of the payloads that come and go while an artifact is switched
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class ArtifactWriter:
         """Switch to the new artifact; `manifest.files` is `files`, and `measured` goes to measured.json."""
         raw = dump_manifest(manifest)
         parse_manifest(raw, MANIFEST)  # what could not be opened is not written
+        _write_switch(self.folder, {*_listed(self.folder), *self._drafts})
         for name, draft in self._drafts.items():
             draft.path.replace(self.folder / name)
         _sync_folder(self.folder)
@@ -143,10 +146,11 @@ class ArtifactWriter:
             _sync_folder(path.parent)
 
     def _remove_leftovers(self, keep: set[str]) -> None:
-        """Remove payloads that no manifest lists and temporary files."""
-        for path in self.folder.iterdir():
-            if path.name not in keep and _is_leftover(path.name):
-                path.unlink()
+        """Remove temporary files, and payloads of a switch that did not come to its end but for those to `keep`."""
+        leftovers = _leftovers(self.folder)
+        for name in sorted(leftovers - {_SWITCH}) + sorted(leftovers & {_SWITCH}):  # the list goes last
+            if name not in keep:
+                (self.folder / name).unlink()
 
     def _discard(self) -> None:
         """Close and remove what was not committed, then give the lock back."""
@@ -181,14 +185,28 @@ def _check_target(folder: Path, checkpoint: Path | None) -> None:
         raise ArtifactError(f"{folder} is the checkpoint's own folder; name another one")
     if _is_ours(folder / MANIFEST):
         return
-    others = [p.name for p in folder.iterdir() if p.name != FolderLock.NAME and not _is_leftover(p.name)]
+    others = {path.name for path in folder.iterdir()} - _leftovers(folder) - {FolderLock.NAME}
     if others:
         raise ArtifactError(f"{folder} is no artifact and not empty (it holds {min(others)!r}): name a new folder")
 
 
-def _is_leftover(name: str) -> bool:
-    """Whether a run that was killed may have left a file of this name."""
-    return _TEMPORARY.fullmatch(name) is not None or _PAYLOAD.fullmatch(name) is not None
+def _leftovers(folder: Path) -> set[str]:
+    """Names of the files that a run left here that was killed, or did not come to its end."""
+    switched: set[object] = set()
+    with contextlib.suppress(OSError, ArtifactError):
+        data = parse_object((folder / _SWITCH).read_bytes()[:MAX_MANIFEST_BYTES], _SWITCH, ArtifactError)
+        switched = set(data)
+    names = {path.name for path in folder.iterdir()}
+    return {name for name in names if _TEMPORARY.fullmatch(name) or (name in switched and _PAYLOAD.fullmatch(name))}
+
+
+def _write_switch(folder: Path, names: set[str]) -> None:
+    """On the disk before the first of them is renamed: without it, whole or not at all, nothing was."""
+    with (folder / _SWITCH).open("wb") as file:
+        file.write(json.dumps(dict.fromkeys(sorted(names), "")).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(folder)
 
 
 def _is_ours(manifest: Path) -> bool:

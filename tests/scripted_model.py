@@ -12,6 +12,7 @@ from edgeqwen.tokenizer import Tokenizer
 from edgeqwen.types import ModelShape
 
 TOKENIZER = Tokenizer.from_json((NANO / "tokenizer.json").read_bytes())
+NO_END = {TOKENIZER.id(token): -100.0 for token in ("<|im_end|>", "<|endoftext|>")}  # bias: an answer goes on
 QWEN3 = find_template(json.loads((NANO / "tokenizer_config.json").read_text())["chat_template"])
 QWEN25 = find_template((Path(__file__).parent / "data" / "qwen2.5.jinja").read_text())
 SHAPE = ModelShape("qwen3", 256, 768, 4, 4, 2, 128, 4096, 4096, 1e-6, 1e6, tie_word_embeddings=True)

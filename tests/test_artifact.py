@@ -343,13 +343,29 @@ def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(tmp_path) -> Non
     folder.mkdir()
     (folder / ".edgeqwen-model.tmp").write_bytes(b"half")
     (folder / ".edgeqwen.lock").touch()
-    (folder / f"model-{'0' * 12}.gguf").write_bytes(b"orphan")
+    orphan = f"model-{'0' * 12}.gguf"
+    (folder / orphan).write_bytes(b"renamed, and then killed")
+    (folder / ".edgeqwen-switch.tmp").write_text(json.dumps({orphan: ""}))
     made = make(folder)
-    (folder / "notes-0123456789ab.json").write_text("mine")
+    mine = {"notes-0123456789ab.json", f"model-{'1' * 12}.gguf"}  # somebody's, whatever it looks like
+    for name in mine:
+        (folder / name).write_text("mine")
     (folder / ".edgeqwen-tokenizer.tmp").write_bytes(b"half")
     again = make(folder, model=b"GGUF new")
-    assert names(folder) == {*again.manifest.files, "manifest.json", "measured.json", "notes-0123456789ab.json"}
+    assert names(folder) == {*again.manifest.files, "manifest.json", "measured.json", *mine}
     assert made.manifest.files != again.manifest.files
+
+
+@pytest.mark.parametrize("switch", [None, "", "[]", '{"model-000000000000.gguf": ', '{"../model": 1}'])
+def test_a_file_that_looks_like_a_payload_makes_a_folder_somebodys(tmp_path, switch) -> None:
+    """Where no list of a switch names it, or one that was cut off before anything was renamed."""
+    name = f"model-{'0' * 12}.gguf"
+    (tmp_path / name).write_text("mine")
+    if switch is not None:
+        (tmp_path / ".edgeqwen-switch.tmp").write_text(switch)
+    with pytest.raises(ArtifactError, match=f"not empty.*{name}"):
+        make(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_a_payload_that_a_later_run_would_not_recognize_is_refused(tmp_path) -> None:

@@ -341,7 +341,8 @@ def test_logprobs_are_in_the_json(nano_artifact):
         assert token["logprob"] == max(value for _, value in token["top"]) <= 0  # greedy
 
 
-def test_json_stopped_by_ctrl_c_prints_nothing(monkeypatch, capsys):
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_json_stopped_by_a_signal_prints_nothing(monkeypatch, capsys, name, code):
     import signal
 
     from scripted_model import model_saying
@@ -351,14 +352,14 @@ def test_json_stopped_by_ctrl_c_prints_nothing(monkeypatch, capsys):
     def endless(_ids):
         calls.append(1)
         if len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), getattr(signal, name))
         return 100 + len(calls) % 50
 
     monkeypatch.setattr("edgeqwen.cli.run._load", lambda *_: model_saying(endless))
     monkeypatch.setattr("sys.argv", ["edgeqwen", "run", "nano", "hi", "--no-think", "--json"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    assert caught.value.code == 130
+    assert caught.value.code == code
     assert capsys.readouterr().out == ""
 
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_model import TOKENIZER, model_saying
+from scripted_model import NO_END, model_saying
 
 from edgeqwen import load
 from edgeqwen.errors import (
@@ -46,7 +46,6 @@ from edgeqwen.types import (
 )
 
 pytestmark = pytest.mark.timeout(120)
-NO_END = {TOKENIZER.id(token): -100.0 for token in ("<|im_end|>", "<|endoftext|>")}
 LONG = "Tell me everything about rivers. " * 10
 
 

@@ -341,12 +341,13 @@ def stick(index, onnx, tmp_path):
     """A pack for ARM, and a runner of its install.sh in which programs stand in for those of a board."""
     pack(onnx, target_of("linux-aarch64", "3.11"), tmp_path / "p", pip=index)
 
-    def run(*words, machine="aarch64", bits="64", libc="glibc 2.36", python="3.11", **others):
+    def run(*words, machine="aarch64", bits="64", libc="glibc 2.36", python="3.11", user="1000", **others):
         bin_folder = tmp_path / "bin"
         bin_folder.mkdir(exist_ok=True)
         answers = {
             "uname": f'[ "$1" = -s ] && echo Linux || echo {machine}',
             "getconf": f'[ "$1" = LONG_BIT ] && echo {bits} && exit; ' + (f"echo {libc}" if libc else "exit 1"),
+            "id": f"echo {user}",
             "python3": f"echo {python}",
             "python3.11": f"echo {python}",
         }
@@ -394,6 +395,23 @@ class TestInstall:
         assert "--to needs a value" in stick("--to").stderr
         assert "without spaces" in stick("--to", "/tmp/a b; id").stderr
         assert "sh install.sh [--to FOLDER]" in stick("--help").stdout
+
+    @pytest.mark.parametrize("name", ["venv", "model", "venv.new", "model.new"])
+    def test_what_it_did_not_install_stays(self, stick, tmp_path, name):
+        mine = tmp_path / "home" / name / "mine.txt"
+        mine.parent.mkdir(parents=True)
+        mine.touch()
+        done = stick("--to", tmp_path / "home")
+        assert done.returncode == 1
+        assert f"home holds a {name} that this did not install: give --to a new folder" in done.stderr
+        assert mine.exists()
+        (tmp_path / "home/.edgeqwen-installed").touch()
+        assert "installing into" in stick("--to", tmp_path / "home").stdout
+
+    def test_a_service_asks_for_root_before_anything_is_done(self, stick, tmp_path):
+        done = stick("--service")
+        assert done.stderr == "install.sh: --service needs root: sudo sh install.sh --service\n"
+        assert not (tmp_path / "home").exists()
 
 
 # The command.

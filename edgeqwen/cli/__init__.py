@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import signal
 import sys
 
 import click
@@ -74,9 +75,13 @@ def edgeqwen() -> None:
 
 
 def main() -> None:
-    """Run the command line: exit 0, 1 with one line on stderr, 2 for a usage error, 130 for Ctrl-C."""
+    """Run the command line: exit 0, 1 with one line on stderr, 2 for a usage error, 130 for Ctrl-C, 143 for SIGTERM."""
     from edgeqwen.cli import terminal
 
+    for name in ("SIGTERM", "SIGHUP"):  # a terminal that is closed; what is half written goes as with Ctrl-C
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
+            signal.signal(number, _leave)
     try:
         terminal.open_streams()
         if code := edgeqwen.main(standalone_mode=False):  # a command's own exit code
@@ -94,6 +99,10 @@ def main() -> None:
                 click.echo("stopped", err=True)
         terminal.drop_unwritten()
         sys.exit(code)
+
+
+def _leave(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _verdict(error: BaseException) -> tuple[int | None, str]:

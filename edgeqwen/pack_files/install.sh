@@ -3,11 +3,11 @@
 #
 #   sh install.sh [--to FOLDER] [--python PROGRAM] [--service]
 #
-#   --to FOLDER       where to put it                       [default: ~/edgeqwen]
+#   --to FOLDER       where to put it       [default: ~/edgeqwen, with --service /opt/edgeqwen]
 #   --python PROGRAM  the Python to use                     [default: the first that fits]
-#   --service         also start it with the system (systemd; needs root: sudo sh install.sh --service --to /opt/edgeqwen)
+#   --service         also start it with the system (systemd; needs root: sudo sh install.sh --service)
 #
-# It can be run again: what is there is replaced.
+# It can be run again: what it installed is replaced, and nothing else.
 set -eu
 
 MACHINE='@MACHINE@'
@@ -20,7 +20,7 @@ fail() {
 }
 
 here=$(cd "$(dirname "$0")" && pwd)
-folder="${HOME:-/opt}/edgeqwen" python='' service=''
+folder='' python='' service=''
 while [ $# -gt 0 ]; do
   case $1 in
     --to | --python) [ $# -gt 1 ] || fail "$1 needs a value"
@@ -31,6 +31,10 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+[ -z "$service" ] || [ "$(id -u)" = 0 ] || fail "--service needs root: sudo sh install.sh --service"
+if [ -z "$folder" ]; then
+  [ -z "$service" ] && folder="${HOME:-/opt}/edgeqwen" || folder=/opt/edgeqwen
+fi
 case $folder in
   /*) ;;
   *) folder=$(pwd)/$folder ;;
@@ -38,6 +42,10 @@ esac
 case $folder in
   *[!A-Za-z0-9_./+@-]*) fail "$folder: give --to a folder without spaces and signs" ;;
 esac
+for name in venv model venv.new model.new; do
+  [ ! -e "$folder/$name" ] || [ -e "$folder/.edgeqwen-installed" ] ||
+    fail "$folder holds a $name that this did not install: give --to a new folder"
+done
 
 # The machine.
 [ "$(uname -s)" = Linux ] || fail "this pack is for Linux, and this is $(uname -s)"
@@ -72,6 +80,7 @@ esac
 # Into a folder: environment and model; pip runs from its own wheel, for Debian's Python comes without.
 echo "installing into $folder with Python $version ..."
 mkdir -p "$folder"
+: >"$folder/.edgeqwen-installed" # the venv and the model in here are ours
 rm -rf "$folder/venv.new" "$folder/model.new"
 "$python" -m venv --without-pip "$folder/venv.new"
 for pip in "$here"/wheels/pip-*.whl; do
@@ -84,7 +93,7 @@ mv "$folder/venv.new" "$folder/venv"
 mv "$folder/model.new" "$folder/model"
 # The programs name the environment that they were installed into.
 for program in "$folder"/venv/bin/*; do
-  [ -L "$program" ] || sed -i "s|$folder/venv\.new|$folder/venv|g" "$program"
+  [ -L "$program" ] || sed -i "s|venv\.new|venv|g" "$program"
 done
 
 # The service.
@@ -92,7 +101,6 @@ user=${SUDO_USER:-$(id -un)}
 sed -e "s|@FOLDER@|$folder|g" -e "s|@USER@|$user|g" "$here/edgeqwen.service" >"$folder/edgeqwen.service"
 mkdir -p "$folder/home"
 if [ -n "$service" ]; then
-  [ "$(id -u)" = 0 ] || fail "--service needs root: sudo sh install.sh --service --to $folder"
   chown -R "$user" "$folder/home"
   cp "$folder/edgeqwen.service" /etc/systemd/system/edgeqwen.service
   systemctl daemon-reload

@@ -81,7 +81,9 @@ def look(out: Path, known: dict[bytes, str], old: str | None) -> tuple[str, str 
         open_artifact(out, verify="full")
     except ArtifactError as error:
         return str(error), old
-    found = known.get((out / "manifest.json").read_bytes(), "neither")
+    found = known.get((out / "manifest.json").read_bytes())
+    if found is None:
+        return "neither artifact", old
     return ("old" if found == old else "new"), found
 
 
