@@ -165,7 +165,9 @@ def find_nonfinite(rows: np.ndarray) -> int | None:
 def _folder(path: Path) -> Path:
     """Return the real folder, or say what was given instead and what would work."""
     if not path.exists():
-        raise CheckpointError(f"{path}: no such folder")
+        raise CheckpointError(
+            f"{path}: no such folder; give a checkpoint's folder, a hub id such as Qwen/Qwen3-0.6B, or nano"
+        )
     if not path.is_dir():
         kind = "a GGUF file, converted already" if path.suffix == ".gguf" else "a file"
         raise CheckpointError(f"{path}: is {kind}; expected the folder with {CONFIG}, {TOKENIZER} and *.safetensors")

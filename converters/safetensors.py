@@ -61,7 +61,9 @@ def shard_names(folder: Path) -> tuple[list[str], Mapping[str, str]]:
     if not (folder / INDEX).exists():
         if SINGLE in found:
             return [SINGLE], {}
-        raise CheckpointError(f"{folder}: neither {SINGLE} nor {INDEX}; found {shown(found)}")
+        raise CheckpointError(
+            f"{folder}: neither {SINGLE} nor {INDEX}; found {shown(found) if found else 'no *.safetensors'}"
+        )
     weight_map = _weight_map(folder)
     files = sorted(set(weight_map.values()))
     if len(files) > MAX_SHARDS:

@@ -52,7 +52,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     if TOKENIZER not in names:
         old = sorted(names & {"vocab.json", "merges.txt", "tokenizer.model", "qwen.tiktoken"})
         raise CheckpointError(
-            f"{folder}: {TOKENIZER} is missing, found {shown(old)}; write it with "
+            f"{folder}: {TOKENIZER} is missing; found {shown(old or sorted(names))}; write it with "
             "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     raw = read_file(folder, TOKENIZER, MAX_TOKENIZER_BYTES)

@@ -8,13 +8,14 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeqwen.artifact import Artifact, open_artifact
-from edgeqwen.errors import ArtifactBusyError, ArtifactError, RequestError
+from edgeqwen.errors import ArtifactBusyError, ArtifactError, EngineMissingError, RequestError
 from edgeqwen.folders import cache_folder
 from edgeqwen.gguf import GgufFile, open_gguf, shape_of
 from edgeqwen.manifest import MANIFEST
@@ -78,6 +79,8 @@ def locate(
         return cached(_nano_target(kind))
     if path.is_dir():
         return _artifact_folder(path)
+    if path.suffix == ".onnx" and path.is_file():
+        raise RequestError(f"{path} is the graph alone: give the artifact's folder, {path.parent}")
     if path.is_file():
         return path
     if _is_hub_id(text):
@@ -153,6 +156,8 @@ def convert(  # noqa: PLR0913 - what one may say of converting
 
     folder = NANO if name == "nano" else Path(name).expanduser()
     _check_exporter(exporter, type, formats, folder)
+    if "onnx" in formats and find_spec("onnx") is None:
+        raise EngineMissingError("writing ONNX graphs needs the package onnx: pip install 'edgeqwen[onnx]'")
     if calibrate and (folder.is_file() or exporter != OWN):
         raise RequestError("only what is made of a checkpoint by edgeqwen's own exporter can be calibrated")
     if folder.is_file():
@@ -160,7 +165,7 @@ def convert(  # noqa: PLR0913 - what one may say of converting
             folder, out, type=type, formats=formats, threads=threads, trust_template=trust_template, compare=compare,
             progress=progress,
         )  # fmt: skip
-    if not folder.exists() and HUB_ID.fullmatch(name):
+    if not folder.exists() and _is_hub_id(name):
         folder = _download(name, revision=revision, offline=offline, progress=progress)
     if exporter != OWN:
         return _convert_traced(folder, out, model_name(name), trust_template=trust_template, progress=progress)

@@ -11,7 +11,7 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires
@@ -25,7 +25,7 @@ from edgeqwen.engine_probe import engine_fault
 from edgeqwen.engines import ENGINES, Engine, installed_engines
 from edgeqwen.errors import EdgeqwenError
 from edgeqwen.folders import cache_folder
-from edgeqwen.native_engine import BUILD_LINE, library_folder, library_name
+from edgeqwen.native_engine import BUILD_LINE, OVERRIDE, library_folder, library_name
 from edgeqwen.outline import outline
 from edgeqwen.plan import Plan, choose_engines
 from edgeqwen.power import read_power
@@ -38,6 +38,7 @@ PORT = 8000  # of `edgeqwen serve`
 SUPPLY = "use the board's own power supply (a Pi 5: 5 V and 5 A, a Pi 4: 5 V and 3 A) and a short cable"
 COOLING = "cool it (a fan, a heat sink, air around it), or give --threads 2"
 COMPILERS = ("c++", "g++", "clang++", "cl")
+_VIRTUAL = ("/proc", "/sys")  # which say that they can be written
 Status = Literal["ok", "warn", "fail"]
 Tell = Callable[[str], None]
 
@@ -80,13 +81,13 @@ def diagnose(path: Path | None = None, *, port: int = PORT, quick: bool = False,
             check = _run(engine.name, partial(try_engine, engine, check))
         checks.append(check)
     able = all(check.status != "fail" for check in checks if check.name == "system")
+    broken = {check.name for check in checks if check.status == "fail"}
     if path is None:
-        choice = _run("choice", check_choice)
+        choice = _run("choice", partial(check_choice, broken))
         return Diagnosis((*checks, choice), able and choice.status != "fail")
     if not quick:
         tell(f"checking every byte of {path}")
     model, plan = check_model(path, verify="quick" if quick else "full")
-    broken = {check.name for check in checks if check.status == "fail"}
     return Diagnosis((*checks, *model), able and plan is not None and plan.engine not in broken, plan)
 
 
@@ -189,8 +190,8 @@ def check_cache() -> Check:
     free = device.disk_free_bytes(folder)
     found = f"{folder}, {free / 1e9:.1f} GB free"
     mend = "name another folder: EDGEQWEN_HOME=/path/with/room"
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        return Check("cache", "warn", f"{found}, not writable", mend)
+    if not there.is_dir() or not os.access(there, os.W_OK) or str(there) in _VIRTUAL:
+        return Check("cache", "warn", f"{folder} cannot be written", mend)
     return Check("cache", "warn", found, mend) if free < DISK_LOW else Check("cache", "ok", found)
 
 
@@ -209,6 +210,9 @@ def check_engine(engine: Engine) -> Check:
             there = _has_library()
         except EdgeqwenError as error:  # its last words say what would work
             return Check(engine.name, "fail", f"{found}; {error}", str(error).rpartition(": ")[2])
+        if not there and os.environ.get(OVERRIDE):
+            mend = f"unset {OVERRIDE}, which names the folder of its libraries"
+            return Check(engine.name, "fail", f"{found}; its library is missing", mend)
         if not there:
             mend = f"install an engine wheel ({BUILD_LINE}) or {engine.pip_line} --force-reinstall"
             return Check(engine.name, "fail", f"{found}; its library is missing", mend)
@@ -220,6 +224,9 @@ def try_engine(engine: Engine, check: Check) -> Check:
     fault = engine_fault(engine.name)
     if fault is None:
         return check
+    if engine.format == "gguf" and os.environ.get(OVERRIDE):
+        mend = f"unset {OVERRIDE}, which names the folder of its libraries"
+        return Check(engine.name, "fail", f"{check.found}; {fault.text}", mend)
     version = pinned_version(engine.distribution)
     again = f"pip install --force-reinstall --no-cache-dir --no-deps {engine.distribution}"
     mend = f"{again}=={version}" if version else again
@@ -244,9 +251,11 @@ def _has_library() -> bool:
     return folder is not None and (folder / library_name("llama")).is_file()
 
 
-def check_choice() -> Check:
-    """Which engine runs which format here, and which one where a model has both."""
-    installed = installed_engines()
+def check_choice(broken: Collection[str] = ()) -> Check:
+    """Which engine runs which format here, of those that are not `broken`, and which one where a model has both."""
+    installed = tuple(name for name in installed_engines() if name not in broken)
+    if not installed and any(name in ENGINES for name in broken):
+        return Check("choice", "fail", "no engine that is installed works", "see above")
     if not installed:
         lines = ", or ".join(engine.pip_line for engine in ENGINES.values())
         return Check("choice", "fail", "no engine is installed", lines)

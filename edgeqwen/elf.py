@@ -22,6 +22,23 @@ def elf_machine(path: Path) -> str | None:
     return MACHINES.get(number, f"ELF machine {number}")
 
 
+def elf_is_whole(path: Path) -> bool:
+    """Whether a 64-bit little-endian library has all the bytes that its headers speak of; a mapped rest is SIGBUS."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(64)
+        if len(head) < 64 or head[:6] != b"\x7fELF\x02\x01":
+            return False
+        (program_at, section_at) = struct.unpack_from("<QQ", head, 32)
+        (entry_size, count, section_size, sections) = struct.unpack_from("<HHHH", head, 54)
+        if section_at + section_size * sections > size or program_at + entry_size * count > size or entry_size < 56:
+            return False
+        file.seek(program_at)
+        table = file.read(entry_size * count)
+    segments = (struct.unpack_from("<QQQQ", table, n * entry_size + 8) for n in range(count))
+    return all(offset + in_file <= size for offset, _, _, in_file in segments)
+
+
 def glibc_needed(path: Path) -> int | None:
     """The N of the newest GLIBC_2.N among the names of symbol versions; None where there is none."""
     with path.open("rb") as file:

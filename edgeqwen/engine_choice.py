@@ -23,6 +23,7 @@ from edgeqwen.native_engine import (
     choice_file,
     chosen_folder,
     compiled_folder,
+    cut_short,
     engine_fault,
     installed_engine,
     library_name,
@@ -82,7 +83,9 @@ def _listed(origin: Origin, where: Path, probe: Callable[[], NativeEngine | None
         return None
     library = where / library_name("llama")
     if not library.is_file():
-        return Listed(origin, str(where), used, fault=f"{library} is missing")
+        return Listed(origin, str(where), used, fault=f"lacks {library.name}")
+    if (damaged := cut_short(where)) is not None:
+        return Listed(origin, str(where), used, machine=elf_machine(library), fault=f"holds {damaged.name} cut short")
     return Listed(origin, str(where), used, machine=elf_machine(library))
 
 

@@ -14,6 +14,7 @@ from edgeqwen.engine_build import Progress, build_libraries, choose_variants, fi
 from edgeqwen.engine_platform import THIS, platform_named
 from edgeqwen.engine_source import fetch_source
 from edgeqwen.engine_wheel import Wheel, write_engine_wheel, write_pure_wheel
+from edgeqwen.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,10 @@ def make_engine(
     started = time.monotonic()
     say = progress or _nothing
     platform = platform_named(platform_name)
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # said before the compiler has run for minutes
+    except OSError as error:
+        raise RequestError(f"{out} cannot be made: {error.strerror}") from None
     tools = find_toolchain(platform)
     chosen, left_out = choose_variants(platform, variants, tools)
     with ExitStack() as stack:

@@ -34,7 +34,9 @@ class ContextOverflowError(RequestError):
     def __init__(self, prompt_tokens: int, context_length: int) -> None:
         self.prompt_tokens = prompt_tokens
         self.context_length = context_length
-        super().__init__(f"{self.found}: shorten the messages or load with a larger context_length")
+        super().__init__(
+            f"{self.found}: shorten the messages, or load with a larger context_length (--context) if the model has one"
+        )
 
     @property
     def found(self) -> str:

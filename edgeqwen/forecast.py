@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -116,9 +116,11 @@ def forecast_of(
     best = _best(rows, usable)
     if best is not None:
         return Forecast(model, target, context, parallel, tuple(rows), best, _why(best, rows, model))
-    reason = f"nothing fits into the {_room(target)} MiB that may be used for {context} tokens of context"
     if not any(row.engine in usable for row in rows):
-        reason = "no engine that runs this model is installed: edgeqwen doctor names the line"
+        lines = dict.fromkeys(f"{ENGINES[row.engine].pip_line} (it reads {row.format})" for row in rows)
+        reason = f"no engine that runs this model is installed: {', or '.join(lines)}"
+        return Forecast(model, target, context, parallel, tuple(rows), None, reason)
+    reason = f"nothing fits into the {_room(target)} MiB that may be used for {context} tokens of context"
     return Forecast(
         model, target, context, parallel, tuple(rows), None, reason, _give_up(model, target, rows, parallel)
     )
@@ -177,7 +179,7 @@ def _room(target: Target) -> int:
     return int(RESERVE * (target.device.memory_available_bytes or 0)) // MIB
 
 
-def _give_up(model: Prospect, target: Target, rows: Collection[Row], parallel: int | None) -> tuple[str, ...]:
+def _give_up(model: Prospect, target: Target, rows: Sequence[Row], parallel: int | None) -> tuple[str, ...]:
     """What would fit instead: less context, fewer answers, a smaller model; or that nothing does."""
     said = []
     able = [row for row in rows if row.longest_context >= CONTEXT_STEP]
@@ -186,15 +188,7 @@ def _give_up(model: Prospect, target: Target, rows: Collection[Row], parallel: i
         said.append(f"--context {best.longest_context} would fit as {best.type} on {best.engine}")
     if (parallel or 1) > 1:
         said.append(f"fewer answers side by side than {parallel}")
-    size = model.shape.num_hidden_layers * model.shape.hidden_size
-    for name, shape in reversed(PUBLISHED.items()):
-        if shape.num_hidden_layers * shape.hidden_size >= size:
-            continue
-        other = prospect(name)
-        fitting = [_row(other, option, target, LEAST_CONTEXT, None) for option in other.options]
-        if best_of_other := _best(fitting, tuple(ENGINES)):
-            said.append(f"a smaller model: {name} as {best_of_other.type} fits with {LEAST_CONTEXT} tokens of context")
-            break
+    said += _smaller(model, target, rows[0].plan.context_length)
     least = min(rows, key=lambda row: row.plan.need.total_bytes)
     need = least.plan.need
     if not said:
@@ -203,3 +197,16 @@ def _give_up(model: Prospect, target: Target, rows: Collection[Row], parallel: i
             f"{need.anonymous_bytes // MIB} MiB of them anonymous"
         )
     return tuple(said)
+
+
+def _smaller(model: Prospect, target: Target, context_length: int) -> list[str]:
+    """The largest of the smaller models that fits with this context, or else with the least that is of use."""
+    size = model.shape.num_hidden_layers * model.shape.hidden_size
+    smaller = [name for name, s in PUBLISHED.items() if s.num_hidden_layers * s.hidden_size < size]
+    for context in dict.fromkeys((context_length, min(context_length, LEAST_CONTEXT))):
+        for name in reversed(smaller):
+            other = prospect(name)
+            fitting = [_row(other, option, target, context, None) for option in other.options]
+            if best := _best(fitting, tuple(ENGINES)):
+                return [f"a smaller model: {name} as {best.type} fits with {context} tokens of context"]
+    return []

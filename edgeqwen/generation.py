@@ -77,6 +77,7 @@ class Generation:
         self._loop_guard = LoopGuard() if config.loop_guard else None
         self._budget = config.thinking_budget
         self._answer_tokens = 0
+        self.drawn_tokens = 0  # the answer's, but for those that were put behind others because nothing else can follow
         self._guide = guide
         self._thoughts: Mask | None = None  # the ids that thinking may have where the answer must be something
         if guide is not None and guide.holds and self._splitter.state == "content":
@@ -99,6 +100,7 @@ class Generation:
         logprobs = self._logprobs(logits, token_id)
         self.next_ids = (token_id,)
         self._answer_tokens += 1
+        self.drawn_tokens += 1
         if token_id in self._end_ids:
             return self._finish("stop", Split(), logprobs)
         if not thinks:

@@ -52,11 +52,18 @@ def _from_fields(data: Mapping[str, Any], where: str) -> Message:
         raise RequestError(f"{where}.tool_calls belongs to an assistant, and this role is {role}")
     return Message(
         role=role,
-        content=_content(data.get("content"), f"{where}.content"),
+        content=_content(_given(data, role, where), f"{where}.content"),
         thinking=_thinking(data, where) if role == "assistant" else None,
         tool_calls=calls,
         tool_call_id=_tool_call_id(data, where) if role == "tool" else None,
     )
+
+
+def _given(data: Mapping[str, Any], role: Role, where: str) -> Any:
+    """The content, which may be null; who asks has one, and a typo must not make it empty."""
+    if "content" not in data and role in ("system", "user"):
+        raise RequestError(f"{where} has no content; it has {', '.join(map(_shown, data))}")
+    return data.get("content")
 
 
 def _role(role: Any, where: str) -> Role:

@@ -158,7 +158,9 @@ class Model:
             decode_s = time.perf_counter() - started - (self._idle_s - idle_s) - prompt_s
             usage = replace(generation.usage, cached_tokens=cached)
             engine_s = self.backend.native_s - native_s
-            timings = Timings.of(usage, prompt_s=prompt_s, decode_s=decode_s, engine_s=engine_s)
+            timings = Timings.of(
+                usage, generation.drawn_tokens, prompt_s=prompt_s, decode_s=decode_s, engine_s=engine_s
+            )
         yield replace(delta, usage=usage, timings=timings)
 
     def _show(self, delta: Delta) -> Iterator[Delta]:

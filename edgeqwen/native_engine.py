@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeqwen import device
+from edgeqwen.elf import elf_is_whole
 from edgeqwen.errors import EngineError, EngineMissingError
 from edgeqwen.folders import cache_folder
 from edgeqwen.strict_json import parse_object, shown
@@ -50,6 +51,14 @@ def library_name(stem: str) -> str:
     if sys.platform == "win32":
         return f"{stem}.dll"
     return f"lib{stem}.dylib" if sys.platform == "darwin" else f"lib{stem}.so"
+
+
+def cut_short(folder: Path) -> Path | None:
+    """A library here that lacks some of its bytes, as far as its headers tell: running it would end the process."""
+    if sys.platform != "linux":
+        return None
+    libraries = sorted(path for path in folder.glob("lib*.so*") if path.is_file())
+    return next((path for path in libraries if not elf_is_whole(path)), None)
 
 
 def library_folder() -> Path | None:

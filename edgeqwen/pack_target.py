@@ -59,5 +59,8 @@ def target_of(name: str, pythons: str) -> Target:
     for version in versions:
         major, _, minor = version.partition(".")
         if major != "3" or not (minor.isdecimal() and PYTHON_LEAST <= int(minor) <= PYTHON_MOST):
-            raise RequestError(f"Python {version!r} cannot be packed for: name 3.{PYTHON_LEAST} or later, as 3.11,3.13")
+            raise RequestError(
+                f"Python {version!r} cannot be packed for: there are 3.{PYTHON_LEAST} to 3.{PYTHON_MOST}; name some, "
+                "as 3.11,3.13"
+            )
     return Target(machine, versions)

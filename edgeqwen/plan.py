@@ -85,11 +85,17 @@ def choose_engines(
     able = [e for e in readers if kv_type in (None, *e.kv_types) and (e.gpu or not gpu_layers)]
     if not able:
         asked = f"kv_type={kv_type!r}" if kv_type else f"gpu_layers={gpu_layers}"
-        raise RequestError(f"{asked} is nothing for {', '.join(e.name for e in readers)}, which would run this model")
+        caches = "; ".join(f"{e.name} has {', '.join(e.kv_types)}" for e in readers) if kv_type else ""
+        raise RequestError(
+            f"{asked} is nothing for {', '.join(e.name for e in readers)}, which would run this model"
+            + (f": {caches}" if caches else "")
+        )
     usable = [engine for engine in able if engine.name in installed]
     if not usable:
         lines = ", or ".join(f"{engine.pip_line} (it reads {engine.format})" for engine in able)
-        raise EngineMissingError(f"no engine that runs this model is installed: {lines}")
+        others = (ENGINES[name] for name in installed if ENGINES[name].format not in formats)
+        instead = "".join(f", or edgeqwen convert MODEL --to {e.format} for {e.name}, which is there" for e in others)
+        raise EngineMissingError(f"no engine that runs this model is installed: {lines}{instead}")
     measured = {engine.name: speeds[engine.name] for engine in usable if speeds and engine.name in speeds}
     if len(measured) == len(usable) > 1:
         usable.sort(key=lambda engine: -measured[engine.name])
@@ -105,7 +111,7 @@ def _asked(wanted: str, formats: Collection[str], installed: Collection[str]) ->
     if engine.format not in formats:
         raise RequestError(
             f"{wanted} reads {engine.format}, and this model is there as {', '.join(formats)}: "
-            "leave the choice to auto, or convert it anew"
+            f"leave the choice to auto, or convert it anew: edgeqwen convert MODEL --to {engine.format}"
         )
     if wanted not in installed:
         raise EngineMissingError(f"{wanted} is not installed: {engine.pip_line}")

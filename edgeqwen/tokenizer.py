@@ -195,6 +195,12 @@ def _pipeline(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
         library = Library(models.BPE(vocab=vocabulary.ids, merges=vocabulary.merges))
     except Exception as error:  # noqa: BLE001  the library raises bare Exception
         raise ArtifactError(f"the tokenizer's merges do not fit its vocabulary: {error}") from None
+    made = len({left + right for left, right in vocabulary.merges})
+    if 2 * made < len(vocabulary.ids) - len(_BYTE_OF):
+        raise ArtifactError(
+            f"the tokenizer is damaged: its {len(vocabulary.merges)} merges make {made} of its "
+            f"{len(vocabulary.ids) - len(_BYTE_OF)} tokens of more than one byte"
+        )
     split = pre_tokenizers.Split(Regex(_PATTERN), behavior="isolated", invert=False)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     library.normalizer = normalizers.NFC()

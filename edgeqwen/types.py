@@ -76,9 +76,9 @@ class Timings:
     decode_tokens_per_s: float = 0.0
 
     @classmethod
-    def of(cls, usage: Usage, *, prompt_s: float, decode_s: float, engine_s: float) -> Timings:
-        """With the speeds: of the prompt's tokens that were computed, and of the answer's but the first."""
-        computed, behind_first = usage.prompt_tokens - usage.cached_tokens, max(0, usage.completion_tokens - 1)
+    def of(cls, usage: Usage, drawn_tokens: int, *, prompt_s: float, decode_s: float, engine_s: float) -> Timings:
+        """With the speeds: of the prompt's tokens that were computed, and of those that were drawn but the first."""
+        computed, behind_first = usage.prompt_tokens - usage.cached_tokens, max(0, drawn_tokens - 1)
         return cls(
             prompt_s=prompt_s,
             decode_s=decode_s,

@@ -376,3 +376,5 @@ def test_a_cut_answer_says_so_in_a_pipe_too(talk):
     _, printed = talk(model_saying("one two three four"), ["/no_think", "count"], max_tokens=2)
     assert printed.err.startswith("cut by length: 2 tokens")
     assert talk(model_saying("one"), ["/no_think", "count"])[1].err == ""
+    _, printed = talk(model_saying("<think>\none two"), ["/think", "count"])
+    assert printed.err.splitlines()[-1].startswith("ended within its thinking, without an answer: ")

@@ -115,6 +115,17 @@ def test_a_library_that_is_missing_is_told(monkeypatch, tmp_path):
     assert found()["llamacpp"].status == "ok"
 
 
+def test_what_is_broken_is_no_choice(monkeypatch, tmp_path):
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
+    checks = {check.name: check for check in diagnose(quick=True).checks}
+    assert checks["llamacpp"].mend.startswith("unset LLAMA_CPP_LIB_PATH")
+    assert "gguf" not in checks["choice"].found
+    monkeypatch.setattr(doctor, "installed_engines", lambda: ("llamacpp",))
+    found = diagnose(quick=True)
+    assert not found.can_run
+    assert found.checks[-1].found == "no engine that is installed works"
+
+
 @pytest.mark.parametrize("machine", ["armv7l", "i686"])
 def test_a_32_bit_system_is_refused(monkeypatch, machine):
     monkeypatch.setattr("platform.machine", lambda: machine)
@@ -140,7 +151,7 @@ def test_little_memory_and_a_full_disk_are_told(monkeypatch, tmp_path):
 def test_a_cache_folder_that_cannot_be_written_is_told(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGEQWEN_HOME", str(tmp_path / "file" / "below"))
-    assert "not writable" in found()["cache"].found
+    assert "cannot be written" in found()["cache"].found
 
 
 @pytest.mark.parametrize(("machine", "lacks"), [("x86_64", "avx2"), ("aarch64", "dotprod")])

@@ -109,6 +109,13 @@ def test_what_fits_fits_and_the_longest_context_is_the_longest(board, name):
         assert found.give_up
 
 
+def test_without_an_engine_its_line_is_named_and_no_memory_is_given_up(monkeypatch):
+    monkeypatch.setattr("edgeqwen.forecast.installed_engines", lambda: ())
+    found = forecast("0.6b", device="this")
+    assert found.reason.startswith("no engine that runs this model is installed: pip install")
+    assert (found.recommended, found.give_up) == (None, ())
+
+
 def test_512_mb_are_too_little_for_06b_and_it_is_said_what_would_help():
     found = forecast("0.6b", device="pi-zero2", context_length=512)
     assert found.recommended is None
@@ -117,6 +124,8 @@ def test_512_mb_are_too_little_for_06b_and_it_is_said_what_would_help():
     smaller = forecast("4b", device="pi4-2gb")
     assert smaller.recommended is None
     assert any("a smaller model: Qwen/Qwen3-1.7B" in line for line in smaller.give_up)
+    larger = forecast("8b", device="pi5-4gb")  # first with the context that was asked for
+    assert larger.give_up == ("a smaller model: Qwen/Qwen3-4B as q4_k_m fits with 4096 tokens of context",)
     crowd = forecast("1.7b", device="pi4-2gb", parallel=8, context_length=16384)
     assert crowd.recommended is None
     assert any(line.startswith("--context ") for line in crowd.give_up)

@@ -94,6 +94,8 @@ def test_the_budget_closes_thinking_with_qwens_sentence():
     ids = list(model.backend.ids(0))
     at = ids.index(TOKENIZER.id("</think>"))
     assert ids[at - len(forced) + 2 : at + 2] == forced
+    drawn = answer.usage.completion_tokens - len(forced)  # what stands there undrawn took no step
+    assert answer.timings.decode_tokens_per_s == pytest.approx((drawn - 1) / answer.timings.decode_s)
 
 
 def test_the_forced_text_is_qwens_to_the_byte():

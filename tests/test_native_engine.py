@@ -299,6 +299,22 @@ def test_a_library_that_pip_compiled_for_another_processor_is_refused(here, tmp_
         llamacpp_library.load_llama()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF")
+def test_a_library_that_was_cut_short_is_refused_before_it_ends_the_process(tmp_path, monkeypatch):
+    folder = tmp_path / "lib"
+    shutil.copytree(native_engine.library_folder(), folder)
+    assert native_engine.cut_short(folder) is None
+    damaged = next(iter(sorted(folder.glob("libggml-cpu*"))))
+    whole = damaged.stat().st_size
+    for size in (0, 63, 5000, whole // 2, whole - 1):
+        os.truncate(damaged, size)
+        assert native_engine.cut_short(folder) == damaged, size
+    monkeypatch.setenv(native_engine.OVERRIDE, str(folder))
+    with pytest.raises(EngineMissingError, match=f"{damaged.name} is cut short; .*unset LLAMA_CPP_LIB_PATH"):
+        llamacpp_library.load_llama()
+    assert list_engines()[0].fault == f"holds {damaged.name} cut short"
+
+
 def test_what_was_installed_here_is_not_refused():
     llamacpp_library._refuse_foreign(native_engine.library_folder())
 

@@ -132,7 +132,7 @@ def test_other_targets_are_refused_with_what_there_is():
     with pytest.raises(RequestError, match="there are linux-x86_64, linux-aarch64"):
         target_of("linux-riscv64", "3.11")
     for pythons in ("2.7", "3.10", "3", "", "3.11;3.12", "3.-1"):
-        with pytest.raises(RequestError, match=r"name 3\.11 or later"):
+        with pytest.raises(RequestError, match=r"there are 3\.11 to"):
             target_of("linux-aarch64", pythons)
     assert target_of("linux-aarch64", "3.13, 3.11,3.13").pythons == ("3.13", "3.11")
 

@@ -249,6 +249,7 @@ def changed(path, value):
         (("model", "merges"), [["a"]]),
         (("model", "merges"), [["no-such", "token"]]),
         (("model", "merges"), 5),
+        (("model", "merges"), [["i", "n"], ["Ġ", "t"]]),  # most of the vocabulary cannot be reached
         (("added_tokens", 3, "lstrip"), True),
         (("added_tokens", 3, "normalized"), True),
         (("added_tokens", 3, "id"), 7),

@@ -15,7 +15,7 @@ from typing import Any
 from edgeqwen import device
 from edgeqwen.elf import elf_machine
 from edgeqwen.errors import EngineMissingError
-from edgeqwen.native_engine import BUILD_LINE, OVERRIDE, library_folder, library_name
+from edgeqwen.native_engine import BUILD_LINE, OVERRIDE, cut_short, library_folder, library_name
 
 PIP_LINE = "pip install 'edgeqwen[llama]'"
 # ggml_cpu_has_NAME() is a constant of the build, and what the kernel calls that (ggml-cpu.c, /proc/cpuinfo).
@@ -68,10 +68,12 @@ def _refuse_foreign(folder: Path) -> None:
     """
     library = folder / library_name("llama")
     if not library.is_file():
-        raise EngineMissingError(f"{library} is missing; reinstall it: {PIP_LINE}")
+        raise EngineMissingError(f"{library} is missing; {_again()}")
     built, here = elf_machine(library), platform.machine()
     if sys.platform == "linux" and built != here:
         raise EngineMissingError(f"{library} is built for {built or 'another system'}, and this is {here}: {PIP_LINE}")
+    if (damaged := cut_short(folder)) is not None:
+        raise EngineMissingError(f"{damaged} is cut short; {_again()}")
     single, flags = folder / library_name("ggml-cpu"), device.cpu_flags()
     if flags is None or not single.is_file():
         return
@@ -80,6 +82,13 @@ def _refuse_foreign(folder: Path) -> None:
             f"{single} is built for another processor: it needs {' '.join(lacking)}, which {device.cpu_name()} lacks: "
             f"pip install --force-reinstall --no-cache-dir llama-cpp-python, or an engine wheel ({BUILD_LINE})"
         )
+
+
+def _again() -> str:
+    """What brings a whole library where the one that is looked for is not."""
+    if os.environ.get(OVERRIDE):
+        return f"{OVERRIDE} names its folder: unset {OVERRIDE}"
+    return f"reinstall it: {PIP_LINE} --force-reinstall --no-cache-dir"
 
 
 def _asked_of_the_processor(library: Path) -> set[str]:

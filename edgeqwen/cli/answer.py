@@ -129,10 +129,17 @@ def facts(completion: Completion, model: Model) -> dict[str, Any]:
 
 def tell_end(completion: Completion) -> None:
     """The summary on a terminal; everywhere where the answer was cut: what a pipe holds is not the whole of it."""
-    note(summary(completion), always=completion.finish_reason in _CUT)
+    note(summary(completion), always=bool(_ended(completion)))
 
 
 _CUT = {"length": "cut by length: ", "loop": "cut because it repeated itself: "}
+_UNFINISHED = "ended within its thinking, without an answer: "
+
+
+def _ended(completion: Completion) -> str:
+    """What of an answer is missing, if anything is."""
+    silent = completion.thinking and not (completion.content or completion.tool_calls)
+    return _CUT.get(completion.finish_reason, _UNFINISHED if silent else "")
 
 
 def summary(completion: Completion) -> str:
@@ -140,8 +147,7 @@ def summary(completion: Completion) -> str:
     usage, timings = completion.usage, completion.timings
     thought = f" ({usage.thinking_tokens} of thinking)" if usage.thinking_tokens else ""
     cached = f" ({usage.cached_tokens} from the cache)" if usage.cached_tokens else ""
-    ended = _CUT.get(completion.finish_reason, "")
     return (
-        f"{ended}{usage.completion_tokens} tokens{thought}, {timings.decode_tokens_per_s:.1f} tokens/s; "
+        f"{_ended(completion)}{usage.completion_tokens} tokens{thought}, {timings.decode_tokens_per_s:.1f} tokens/s; "
         f"prompt {usage.prompt_tokens} tokens{cached}, {timings.prompt_s:.2f} s"
     )

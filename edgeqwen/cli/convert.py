@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 @click.option(
     "--type",
     "kind",
-    help="For gguf q8_0 (int8), q4_k_m (int4), ...; for onnx int4, int4_fast, int8, fp32.",
+    help="For gguf q8_0 (int8), q4_k_m (int4), ...; for onnx int4, int4_fast, int8, fp32, and GGUF's grids q4_0, q8_0; "
+    "for both int4 (Q4_0), int8 (Q8_0), fp32.",
 )
 @click.option(
     "--recipe", "recipe_name", metavar="NAME", help="Format and type of a device: edgeqwen recipes lists them."
@@ -70,7 +71,8 @@ def convert(  # noqa: PLR0913 - its options
 
     MODEL is a hub id (downloaded with resume; HF_ENDPOINT names a mirror), a folder with a checkpoint, or `nano`; for
     ONNX a GGUF file, too, whose Q4_0 and Q8_0 blocks are moved as they are.
-    The folder is written whole or not at all; converting twice gives the same bytes.
+    The folder is written whole or not at all; converting twice gives the same bytes, but for the
+    seconds in measured.json.
 
     \b
     edgeqwen convert Qwen/Qwen3-0.6B                    # -> ./qwen3-0.6b-q4_k_m/

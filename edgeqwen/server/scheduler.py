@@ -360,7 +360,8 @@ class Scheduler:
         usage = replace(job.generation.usage, cached_tokens=job.cached_tokens or 0)
         prompt_s = job.prompt_s or 0.0
         decode_s = self._clock() - job.started - prompt_s if prompt_s else 0.0
-        timings = Timings.of(usage, prompt_s=prompt_s, decode_s=decode_s, engine_s=job.engine_s)
+        drawn = job.generation.drawn_tokens
+        timings = Timings.of(usage, drawn, prompt_s=prompt_s, decode_s=decode_s, engine_s=job.engine_s)
         self._events.append((job.number, replace(delta, usage=usage, timings=timings)))
 
     def _fail(self, job: Job, error: EdgeqwenError) -> None:

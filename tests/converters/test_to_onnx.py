@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from converters.build import convert_checkpoint
+from converters.build import convert_checkpoint, resolve_type
 from converters.checkpoint import open_checkpoint
 from converters.onnx_grid import Grid, round_rows, unround
 from converters.onnx_plan import TYPES, find_onnx_type, plan_onnx
@@ -166,6 +166,7 @@ def test_what_cannot_be_written_is_refused(make_checkpoint, tmp_path, type, form
 
 
 def test_types_have_names() -> None:
+    assert [resolve_type(name, ("gguf", "onnx")) for name in ("Q8_0", "q4_0", "f32")] == ["int8", "int4", "fp32"]
     assert {find_onnx_type(name) for name in ("INT4", "int4-fast", "F32", "int8")} <= set(TYPES)
 
 
