@@ -97,12 +97,13 @@ def main() -> None:
         known[(folder / kind / "manifest.json").read_bytes()] = kind
     out, old, results = folder / "out", None, []
     if mode == "moments":
-        rng = random.Random(20)
+        rng, longest = random.Random(20), spent * 1.3
         for _ in range(TRIALS):
             new = TYPES[0] if old == TYPES[1] else TYPES[1]
-            in_child(lambda kind=new: convert(checkpoint, out, kind), rng.uniform(0, spent * 1.3))
+            in_child(lambda kind=new: convert(checkpoint, out, kind), rng.uniform(0, longest))
             result, old = look(out, known, old)
             results.append(result)
+            longest *= 1.25 if result == "old" else 0.8  # about the switch, however fast the machine is just now
     else:
         convert(checkpoint, out, TYPES[0])
         for number in range(count_calls(checkpoint, out, TYPES[1])):
