@@ -94,8 +94,10 @@ class SecondEngine(Generic[Engine]):
     def hand_over(self, tokens: int) -> None:
         sequence = self._piece.sequence
         held = self._main.length(sequence)
-        self._side.pass_on(self._slot, self._main, sequence, held, held + tokens)
-        self.ahead -= tokens
+        try:
+            self._side.pass_on(self._slot, self._main, sequence, held, held + tokens)
+        finally:
+            self.ahead -= self._main.length(sequence) - held
 
     def drop(self) -> None:
         if self._work is not None:

@@ -197,10 +197,8 @@ class Scheduler:
         if aside is None or part is None or aside.running:
             return False
         try:
-            return (self._handing_over is not None or self._finish_aside(aside, part)) and self._hand_over(aside, part)
-        except NoRoomError:  # though it was counted; the next step tries again
-            if not self._cache.drop():
-                self._give_way()
+            if self._handing_over is not None or self._finish_aside(aside, part):
+                return self._hand_over(aside, part)
         except EngineError as error:
             self._fail(part.job, error)
         return False
@@ -223,7 +221,12 @@ class Scheduler:
         if not self._cache.make_room(tokens):
             self._give_way()  # the next step tries again, unless it was this one
             return False
-        aside.hand_over(tokens)
+        try:
+            aside.hand_over(tokens)
+        except NoRoomError:  # though it was counted; the next step tries again
+            if not self._cache.drop():
+                self._give_way()
+            return False
         if not aside.ahead and self._handing_over is not None:
             logits, self._aside, self._handing_over = self._handing_over, None, None
             self._advance(part, logits)
