@@ -427,5 +427,10 @@ def test_the_command(index, onnx, tmp_path, monkeypatch):
     assert data["fetched"] == len(data["wheels"]) - 1 == 8
     result = CliRunner().invoke(edgeqwen, ["pack", str(onnx), "--python", "3.11", "-o", "x.tar"])
     assert "on the machine: tar xf x.tar, and there: sh install.sh" in result.stdout
+    assert result.stderr == ""
+    index.fetched.clear()
+    index.breaks_at = 3
+    result = CliRunner().invoke(edgeqwen, ["pack", str(onnx), "--python", "3.11", "-o", "y"])
+    assert "y.partial keeps what is there so far: pack again to go on, or remove it" in result.stderr
     result = CliRunner().invoke(edgeqwen, ["pack", str(onnx), "--for", "linux-armv7l"], standalone_mode=False)
     assert isinstance(result.exception, RequestError)

@@ -109,7 +109,7 @@ def convert(  # noqa: PLR0913 - its options
     if as_json:
         click.echo(json_text(facts(report) | ({"recipe": recipe.name} if recipe else {})))
     else:
-        click.echo(summary(report, recipe.run_options if recipe else ""))
+        click.echo(_of_recipe(recipe) + summary(report, recipe.run_options if recipe else ""))
 
 
 def _recipe(name: str, other: str | None) -> Recipe:
@@ -119,6 +119,11 @@ def _recipe(name: str, other: str | None) -> Recipe:
     from converters.recipe import find_recipe
 
     return find_recipe(name)
+
+
+def _of_recipe(recipe: Recipe | None) -> str:
+    """Which one a short name stood for."""
+    return f"recipe {recipe.name}: {recipe.purpose} on {recipe.device}\n" if recipe else ""
 
 
 def facts(report: ConvertReport) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeqwen.cli.terminal import escaped, json_text
+from edgeqwen.cli.terminal import escaped, json_text, note
 
 if TYPE_CHECKING:
     from edgeqwen.pack import PackReport
@@ -55,8 +55,13 @@ def pack(
     engine = find_engine([place.expanduser() for place in engine_wheels], target)
     with Progress() as progress:
         path = locate(artifact, progress=progress)
-        goal = out or Path(f"{path.resolve().name}-{target.name}")
-        report = make(path, target, goal.expanduser(), engine=engine, progress=progress)
+        goal = (out or Path(f"{path.resolve().name}-{target.name}")).expanduser()
+        draft = goal.with_name(f"{goal.name}.partial")
+        try:
+            report = make(path, target, goal, engine=engine, progress=progress)
+        finally:
+            if draft.exists():
+                note(f"{draft} keeps what is there so far: pack again to go on, or remove it", always=True)
     click.echo(json_text(facts_of(report)) if as_json else _summary(report))
 
 

@@ -105,7 +105,7 @@ def test_a_recipe_is_bounded(tmp_path):
         read_recipe(path)
 
 
-def test_the_command_lists_and_explains():
+def test_the_command_lists_and_explains(tmp_path):
     def run(*arguments):
         return CliRunner().invoke(edgeqwen, [*arguments])
 
@@ -117,4 +117,6 @@ def test_the_command_lists_and_explains():
     assert "edgeqwen plan Qwen/Qwen3-0.6B --device pi5-4gb --context 4096" in shown.output
     assert json.loads(run("recipes", "show", "pi5", "--json").output) == listed[list(ALL).index("pi5-4gb-chat")]
     assert isinstance(run("recipes", "show", "pi6").exception, RequestError)
+    made = run("convert", "nano", "--recipe", "pi5", "--out", str(tmp_path / "made"))
+    assert made.output.startswith("recipe pi5-4gb-chat: chat on pi5-4gb\n")
     assert run("convert", "nano", "--recipe", "pi5", "--type", "q8_0").exit_code == 2
