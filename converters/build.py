@@ -38,7 +38,7 @@ def resolve_type(type: str | None, formats: Sequence[str]) -> str:
         return find_file_type(DEFAULT_TYPE if type is None else type).lower()
     wanted = find_onnx_type("int4" if type is None else type)
     if len(formats) > 1:
-        wanted = {"q4_0": "int4", "q8_0": "int8"}.get(wanted, wanted)
+        wanted = next((name for name, (file_type, _) in _SHARED.items() if file_type.lower() == wanted), wanted)
     if len(formats) > 1 and wanted not in _SHARED:
         raise RequestError(f"{type} is no grid that GGUF and ONNX share; {', '.join(_SHARED)} are")
     return wanted

@@ -147,8 +147,7 @@ class ArtifactWriter:
 
     def _remove_leftovers(self, keep: set[str]) -> None:
         """Remove temporary files, and payloads of a switch that did not come to its end but for those to `keep`."""
-        leftovers = _leftovers(self.folder)
-        for name in sorted(leftovers - {_SWITCH}) + sorted(leftovers & {_SWITCH}):  # the list goes last
+        for name in sorted(_leftovers(self.folder), key=_SWITCH.__eq__):  # the list goes last
             if name not in keep:
                 (self.folder / name).unlink()
 
@@ -202,10 +201,7 @@ def _leftovers(folder: Path) -> set[str]:
 
 def _write_switch(folder: Path, names: set[str]) -> None:
     """On the disk before the first of them is renamed: without it, whole or not at all, nothing was."""
-    with (folder / _SWITCH).open("wb") as file:
-        file.write(json.dumps(dict.fromkeys(sorted(names), "")).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    _write(folder / _SWITCH, json.dumps(dict.fromkeys(sorted(names), "")).encode())
     _sync_folder(folder)
 
 
@@ -231,12 +227,17 @@ def _listed(folder: Path) -> set[str]:
 def _replace(path: Path, data: bytes) -> None:
     """Write a small file whole or not at all."""
     temporary = path.with_name(f".edgeqwen-{path.stem}.tmp")
-    with temporary.open("wb") as file:
+    _write(temporary, data)
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Bytes that are on the disk afterwards; its folder may not know of them yet."""
+    with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

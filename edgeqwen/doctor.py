@@ -37,6 +37,7 @@ GLIBC_LEAST = (2, 28)  # of the wheels of numpy and onnxruntime: manylinux_2_28
 PORT = 8000  # of `edgeqwen serve`
 SUPPLY = "use the board's own power supply (a Pi 5: 5 V and 5 A, a Pi 4: 5 V and 3 A) and a short cable"
 COOLING = "cool it (a fan, a heat sink, air around it), or give --threads 2"
+UNSET = f"unset {OVERRIDE}, which names the folder of its libraries"
 COMPILERS = ("c++", "g++", "clang++", "cl")
 _VIRTUAL = ("/proc", "/sys")  # which say that they can be written
 Status = Literal["ok", "warn", "fail"]
@@ -210,11 +211,9 @@ def check_engine(engine: Engine) -> Check:
             there = _has_library()
         except EdgeqwenError as error:  # its last words say what would work
             return Check(engine.name, "fail", f"{found}; {error}", str(error).rpartition(": ")[2])
-        if not there and os.environ.get(OVERRIDE):
-            mend = f"unset {OVERRIDE}, which names the folder of its libraries"
-            return Check(engine.name, "fail", f"{found}; its library is missing", mend)
         if not there:
-            mend = f"install an engine wheel ({BUILD_LINE}) or {engine.pip_line} --force-reinstall"
+            again = f"install an engine wheel ({BUILD_LINE}) or {engine.pip_line} --force-reinstall"
+            mend = UNSET if os.environ.get(OVERRIDE) else again
             return Check(engine.name, "fail", f"{found}; its library is missing", mend)
     return Check(engine.name, "ok", found)
 
@@ -225,8 +224,7 @@ def try_engine(engine: Engine, check: Check) -> Check:
     if fault is None:
         return check
     if engine.format == "gguf" and os.environ.get(OVERRIDE):
-        mend = f"unset {OVERRIDE}, which names the folder of its libraries"
-        return Check(engine.name, "fail", f"{check.found}; {fault.text}", mend)
+        return Check(engine.name, "fail", f"{check.found}; {fault.text}", UNSET)
     version = pinned_version(engine.distribution)
     again = f"pip install --force-reinstall --no-cache-dir --no-deps {engine.distribution}"
     mend = f"{again}=={version}" if version else again

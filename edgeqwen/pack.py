@@ -75,7 +75,7 @@ def pack(
     say(0, 1, "checking every byte of the model")
     artifact = open_artifact(path, verify="full")
     formats, left_out = _formats(artifact, engine, target)
-    draft = out.with_name(f"{out.name}.partial")
+    draft = draft_of(out)
     content = draft / out.name.removesuffix(".tar")
     (content / "wheels").mkdir(parents=True, exist_ok=True)
     lock = FolderLock(draft)
@@ -99,6 +99,11 @@ def pack(
         str(out), target.name, target.pythons, f"2.{glibc}", formats, left_out, sum(sizes.values()), model_bytes,
         tuple(wheels), fetched, max(sizes.values()),
     )  # fmt: skip
+
+
+def draft_of(out: Path) -> Path:
+    """Where a pack is made, and kept for the next time while it is not whole."""
+    return out.with_name(f"{out.name}.partial")
 
 
 def _formats(

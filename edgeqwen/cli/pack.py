@@ -46,7 +46,7 @@ def pack(
     """
     from edgeqwen.catalog import locate
     from edgeqwen.cli.progress import Progress
-    from edgeqwen.pack import facts_of
+    from edgeqwen.pack import draft_of, facts_of
     from edgeqwen.pack import pack as make
     from edgeqwen.pack_engine import find_engine
     from edgeqwen.pack_target import target_of
@@ -56,7 +56,7 @@ def pack(
     with Progress() as progress:
         path = locate(artifact, progress=progress)
         goal = (out or Path(f"{path.resolve().name}-{target.name}")).expanduser()
-        draft = goal.with_name(f"{goal.name}.partial")
+        draft = draft_of(goal)
         try:
             report = make(path, target, goal, engine=engine, progress=progress)
         finally:
