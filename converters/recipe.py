@@ -50,9 +50,10 @@ def find_recipe(name: str) -> Recipe:
     known = recipes()
     if name in known:
         return known[name]
-    begun = [recipe for recipe in known.values() if recipe.name.startswith(f"{name}-")]
+    begun = [recipe for recipe in known.values() if recipe.name.startswith(name)]
+    whole = all(recipe.name.startswith(f"{name}-") for recipe in begun)  # pi begins pi5, too
     chats = [recipe for recipe in begun if recipe.purpose == PURPOSES[0]]
-    if not chats:
+    if not whole or not chats:
         raise RequestError(f"no recipe {name!r}; there are {', '.join(known)}")
     return min(chats, key=lambda recipe: (len(recipe.fits), recipe.name))
 

@@ -32,6 +32,7 @@ FORMAT = 1
 SUMS, DESCRIPTION = "SHA256SUMS", "pack.json"
 TEXTS = ("install.sh", "edgeqwen.service", "README.md", "README.zh.md")
 ENGINES = {"gguf": "GGUF, llama.cpp", "onnx": "ONNX, ONNX Runtime"}
+OTHER_ARCHIVES = (".zip", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z")
 FAT32_BYTES = (1 << 32) - 1  # the largest file on a stick as it is bought
 Progress = Callable[[int, int, str], None]
 
@@ -72,6 +73,10 @@ def pack(
         raise RequestError(f"{out} is there already: remove it, or give --out another name")
     if not is_artifact(path):
         raise RequestError(f"{path} is no artifact: edgeqwen convert makes one, which can be packed")
+    if out.suffix in OTHER_ARCHIVES:
+        raise RequestError(f"{out.name}: a pack is a folder or a .tar file, for wheels and weights do not get smaller")
+    if out.is_relative_to(path.resolve()) or out.resolve().is_relative_to(path.resolve()):
+        raise RequestError(f"{out} is in the artifact itself: give --out a name outside of it")
     say(0, 1, "checking every byte of the model")
     artifact = open_artifact(path, verify="full")
     formats, left_out = _formats(artifact, engine, target)

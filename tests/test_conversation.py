@@ -239,6 +239,8 @@ def test_system_and_clear_start_anew(talk):
 def test_many_lines_and_a_half_typed_line(talk):
     conversation, _ = talk(model_saying("ok"), ["/no_think", '"""one', 'two"""', KeyboardInterrupt, '"""three"""'])
     assert [m.content for m in conversation._history if m.role == "user"] == ["one\ntwo", "three"]
+    conversation, _ = talk(model_saying("ok"), ["/no_think", '"""one', "two"])  # and Ctrl-D
+    assert [m.content for m in conversation._history if m.role == "user"] == ["one\ntwo"]
 
 
 def test_a_stopped_answer_is_kept_as_far_as_it_came(talk):

@@ -300,6 +300,17 @@ def test_a_damaged_model(tmp_path):
     assert str(tmp_path / "x.gguf") in diagnosis.checks[-1].mend
 
 
+def test_a_model_without_its_manifest(nano_artifact, tmp_path, installed):
+    installed("llamacpp")
+    folder = shutil.copytree(nano_artifact("q8_0"), tmp_path / "nano")
+    (folder / "manifest.json").unlink()
+    result = CliRunner().invoke(edgeqwen, ["doctor", str(folder)])
+    assert result.exit_code == 1
+    assert "manifest.json" in result.stdout
+    assert "memory" in result.stdout  # the machine is told of all the same
+    assert "copy it again" in result.stdout
+
+
 def test_a_model_with_one_wrong_bit(nano_artifact, tmp_path):
     folder = shutil.copytree(nano_artifact("q8_0"), tmp_path / "nano")
     (weights,) = folder.glob("*.gguf")

@@ -271,6 +271,10 @@ def test_what_is_there_is_never_overwritten_and_two_do_not_mix(index, onnx, tmp_
     (tmp_path / "p").mkdir()
     with pytest.raises(RequestError, match="is there already"):
         pack(onnx, ARM, tmp_path / "p", pip=index)
+    with pytest.raises(RequestError, match="a folder or a .tar file"):
+        pack(onnx, ARM, tmp_path / "p.zip", pip=index)
+    with pytest.raises(RequestError, match="in the artifact itself"):
+        pack(onnx, ARM, onnx / "p", pip=index)
     (tmp_path / "q.partial").mkdir()
     lock = FolderLock(tmp_path / "q.partial")
     with pytest.raises(ArtifactBusyError):

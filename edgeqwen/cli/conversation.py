@@ -76,8 +76,9 @@ class Conversation:
             if not line.startswith('"""'):
                 return line
             lines = [line[3:]]
-            while not lines[-1].endswith('"""'):
-                lines.append(input("... "))
+            with contextlib.suppress(EOFError):  # Ctrl-D ends the message, and the next one the conversation
+                while not lines[-1].endswith('"""'):
+                    lines.append(input("... "))
             return "\n".join(lines).removesuffix('"""')
         except EOFError:
             click.echo()

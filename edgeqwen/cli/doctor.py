@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -35,12 +36,11 @@ def doctor(model: str | None, *, as_json: bool, port: int, quick: bool, strict: 
     edgeqwen doctor ./qwen3-0.6b-q4_k_m --json
     edgeqwen doctor --strict || echo "something is to be mended"
     """
-    from edgeqwen.catalog import locate_converted
     from edgeqwen.cli.progress import Progress
     from edgeqwen.device import machine_facts
     from edgeqwen.doctor import diagnose
 
-    path = None if model is None else locate_converted(model)
+    path = None if model is None else _path(model)
     with Progress() as progress:
         diagnosis = diagnose(path, port=port, quick=quick, tell=lambda label: progress(0, 1, label))
     if as_json:
@@ -49,6 +49,14 @@ def doctor(model: str | None, *, as_json: bool, port: int, quick: bool, strict: 
     else:
         click.echo("\n".join(_lines(diagnosis, model)))
     click.get_current_context().exit(1 if diagnosis.wrong(strict=strict) else 0)
+
+
+def _path(model: str) -> Path:
+    """Where it is; a folder without a manifest is one with a fault, which is looked at with the rest."""
+    from edgeqwen.catalog import locate_converted
+
+    folder = Path(model).expanduser()
+    return folder if folder.is_dir() and not (folder / "config.json").is_file() else locate_converted(model)
 
 
 def _lines(diagnosis: Diagnosis, model: str | None) -> list[str]:

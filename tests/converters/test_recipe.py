@@ -72,6 +72,8 @@ def test_a_beginning_of_a_name_will_do():
     assert find_recipe("laptop").name == "laptop-chat"
     with pytest.raises(RequestError, match="pi5-4gb-chat"):
         find_recipe("pi6")
+    with pytest.raises(RequestError, match="no recipe 'pi'"):
+        find_recipe("pi")  # of which board?
 
 
 @pytest.mark.parametrize(
