@@ -43,13 +43,15 @@ packs: .venv/.dev
 	EDGEQWEN_PACKS=build/packs EDGEQWEN_ARM=$(wildcard build/arm) $(BIN)/python -m pytest -m packs
 
 # Emulated Raspberry Pis: the engine is cross-built (apt-get install g++-aarch64-linux-gnu), the rest comes as wheels and
-# Debian's arm64 packages.
+# Debian's arm64 packages. The boards run side by side: an emulated one mostly takes a single core.
 arm: .venv/.dev
 	@ls build/arm/wheels/edgeqwen_engine-*_aarch64.whl >/dev/null 2>&1 || { \
 	  $(BIN)/python -m pip install --quiet cmake && \
 	  $(BIN)/edgeqwen engine build --for linux-aarch64 --out build/arm/wheels --work build/arm/engine; }
 	$(BIN)/python tests/arm/sysroot.py build/arm
-	EDGEQWEN_ARM=build/arm $(BIN)/python -m pytest -m arm
+	@EDGEQWEN_ARM=build/arm $(BIN)/python -m pytest -m arm -k pi4 >build/arm/pi4.log 2>&1 & beside=$$!; \
+	EDGEQWEN_ARM=build/arm $(BIN)/python -m pytest -m arm -k "not pi4"; code=$$?; \
+	wait $$beside || code=$$?; cat build/arm/pi4.log; exit $$code
 
 clean:
 	rm -rf .venv .venv-reference build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

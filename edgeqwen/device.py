@@ -21,7 +21,7 @@ MEMINFO = Path("/proc/meminfo")
 CPUINFO = Path("/proc/cpuinfo")
 BITS_32 = frozenset({"armv6l", "armv7l", "i386", "i686"})  # of platform.machine()
 GPU_ANSWER_S = 5.0
-BOARD = Path("/proc/device-tree/model")
+BOARD = Path("/sys/firmware/devicetree/base/model")
 # Instruction sets that change the speed of a matrix product, in the kernel's words and in everybody's.
 FEATURES = {
     "sse4_2": "sse4.2", "avx": "avx", "f16c": "f16c", "fma": "fma", "avx2": "avx2", "avx_vnni": "avx-vnni",

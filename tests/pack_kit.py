@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shlex
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -20,16 +19,10 @@ def make_pack(artifact, out, platform="linux-aarch64", pythons="3.11", engine_wh
     return pack(Path(artifact), target, Path(out), engine=find_engine([Path(place) for place in engine_wheels], target))
 
 
-def install_words(pack_folder, target, *python):
-    """What install.sh runs, for a Python that can make no environment (an emulated one): into the folder `target`."""
-    wheels = Path(pack_folder) / "wheels"
-    (pip,) = wheels.glob("pip-*.whl")
-    (line,) = re.findall(
-        r"""^ +--quiet .*"\$pip" ('.*')$""", (Path(pack_folder) / "install.sh").read_text(), re.MULTILINE
-    )
-    options = ["--quiet", "--no-compile", "--no-index", "--only-binary", ":all:", "--find-links", wheels]
-    command = [*python, pip / "pip", "--isolated", "--no-cache-dir", "install", *options, "--target", target]
-    return [*map(str, command), *shlex.split(line)]
+def command_of(readme):
+    """The one command of a pack's README."""
+    (command,) = re.findall(r"^```\n(.*?)^```$", readme.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return command.strip()
 
 
 class Index:

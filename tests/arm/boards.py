@@ -52,7 +52,7 @@ def dress(root: Path, board: Board) -> None:
     )
     cores = "".join(f"processor\t: {number}\n{core}\n" for number in range(CORES))
     _write(root / "proc/cpuinfo", f"{cores}Model\t\t: {board.model}\n")
-    _write(root / "proc/device-tree/model", f"{board.model}\0")
+    _write(root / "sys/firmware/devicetree/base/model", f"{board.model}\0")
     _write(
         root / "proc/meminfo",
         f"MemTotal: {board.memory_mb * 1024} kB\nMemFree: {board.available_mb * 1024} kB\n"

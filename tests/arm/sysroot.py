@@ -2,8 +2,9 @@
 
 python tests/arm/sysroot.py build/arm
 
-What is downloaded (12 packages of Debian, 30 wheels) is kept and not asked for again. Needs apt-get and dpkg, but no
-root: apt gets a folder of its own for its lists. The engine wheel must be in build/arm/wheels: make arm puts it there.
+What is downloaded (25 packages of Debian 12 and of 13, 30 wheels) is kept and not asked for again. Needs apt-get and
+dpkg, but no root: apt gets a folder of its own for its lists. The engine wheel must be in build/arm/wheels: make arm
+puts it there.
 """
 
 import hashlib
@@ -24,6 +25,11 @@ PACKAGES = (
     "libsqlite3-0", "libuuid1", "libcrypt1", f"python{PYTHON}", f"python{PYTHON}-minimal",
     f"libpython{PYTHON}-minimal", f"libpython{PYTHON}-stdlib",
 )  # fmt: skip
+# What install.sh runs besides, for a whole system (tests/arm/enter.sh).
+TOOLS = ("dash", "coreutils", "sed", "libc-bin", "libselinux1", "libpcre2-8-0", "libacl1", "libattr1", "libgmp10")
+# Raspberry Pi OS 13's Debian: its Python, and what has another name there.
+NEWER, NEWER_PYTHON, RENAMED = "trixie", "3.13", {"libssl3": "libssl3t64"}
+MIRROR = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian {suite} main\n"
 QEMU = "qemu-aarch64-static"
 GLIBC = 36  # 2.36, Debian 12's
 PLATFORMS = [f"manylinux_2_{minor}_aarch64" for minor in range(17, GLIBC + 1)] + ["manylinux2014_aarch64"]
@@ -41,8 +47,8 @@ def run(*words, what: str, **options) -> str:
     return done.stdout
 
 
-def fetch_packages(folder: Path, names, architecture: str) -> list[Path]:
-    """The .deb files of Debian 12 in `folder`; what is there is not asked for again."""
+def fetch_packages(folder: Path, names, architecture: str, suite: str = "") -> list[Path]:
+    """The .deb files of this machine's Debian, or of a suite, in `folder`; what is there is not asked for again."""
     missing = [name for name in names if not list(folder.glob(f"{name}_*_{architecture}.deb"))]
     if missing:
         if shutil.which("apt-get") is None:
@@ -56,6 +62,9 @@ def fetch_packages(folder: Path, names, architecture: str) -> list[Path]:
             f"Dir::State::lists={state}/lists", f"Dir::State::status={state}/status", f"Dir::Cache={state}/cache",
             "APT::Sandbox::User=root",
         ]  # fmt: skip
+        if suite:
+            (state / "sources.list").write_text(MIRROR.format(suite=suite), "utf-8")
+            own += [f"Dir::Etc::sourcelist={state}/sources.list", "Dir::Etc::sourceparts=/dev/null"]
         apt = ["apt-get", "-qq", *(word for one in own for word in ("-o", one))]
         run(*apt, "update", what=f"apt-get cannot get the lists of {architecture} packages")
         run(*apt, "download", *missing, what=f"apt-get cannot fetch {' '.join(missing)}", cwd=folder)
@@ -94,7 +103,17 @@ def board_root(out: Path, packages: list[Path], name: str) -> None:
     if not (root / "complete").is_file():
         shutil.rmtree(root, ignore_errors=True)
         unpack(packages, root)
-        dress(root, BOARDS[name])
+        (root / "complete").touch()
+    dress(root, BOARDS[name])
+
+
+def system_root(root: Path, packages: list[Path]) -> None:
+    """Debian with a shell and its tools, for any board: what its kernel says is mounted into it."""
+    if not (root / "complete").is_file():
+        shutil.rmtree(root, ignore_errors=True)
+        unpack(packages, root)
+        for place in ("proc", "sys", "dev", "tmp", "home/pi", "media/stick"):
+            (root / place).mkdir(parents=True, exist_ok=True)
         (root / "complete").touch()
 
 
@@ -149,6 +168,9 @@ def main() -> None:
     build_wheel(out / "wheels")
     for name in BOARDS:
         board_root(out, packages, name)
+    system_root(out / f"system-{PYTHON}", [*packages, *fetch_packages(out / "debs", TOOLS, "arm64")])
+    newer = [RENAMED.get(name, name).replace(PYTHON, NEWER_PYTHON) for name in (*PACKAGES, *TOOLS)]
+    system_root(out / f"system-{NEWER_PYTHON}", fetch_packages(out / "debs" / NEWER, newer, "arm64", NEWER))
     for board in BOARDS.values():
         write_launcher(out, board)
     install(out, next(iter(BOARDS)))

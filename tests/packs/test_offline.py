@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from pack_kit import make_pack
+from pack_kit import command_of, make_pack
 from tiers import PACKS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -31,12 +31,6 @@ def inside(home, *words):
         env={"HOME": str(home), "PATH": path, "LANG": "C.UTF-8"}, cwd=home.parent / "pack",
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
-
-
-def command_of(readme):
-    """The one command of a pack's README."""
-    (command,) = re.findall(r"^```\n(.*?)^```$", readme.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    return command.strip()
 
 
 @pytest.fixture(scope="module", params=KINDS)
