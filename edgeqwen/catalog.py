@@ -126,7 +126,7 @@ def find(path: Path, *, format: str = "gguf", verify: bool = False, trust_templa
 
 def artifact_name(model: str, type: str, formats: tuple[str, ...] = ("gguf",)) -> str:
     """The folder that a model is converted into: qwen3-0.6b-q4_k_m; -int4-onnx for ONNX, -int4-gguf-onnx for both."""
-    return "-".join([model.lower(), type, *(() if formats == ("gguf",) else formats)])
+    return "-".join(part for part in (model.lower(), type, *(() if formats == ("gguf",) else formats)) if part)
 
 
 def convert(  # noqa: PLR0913 - what one may say of converting

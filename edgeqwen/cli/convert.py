@@ -96,7 +96,7 @@ def convert(  # noqa: PLR0913 - its options
     formats = tuple(part.strip() for part in (to or ("onnx" if traced else "gguf")).lower().split(","))
     if traced and formats == ("onnx",):
         kind = kind or "fp32"
-    stem, suffix = Path(model).stem, "stored" if kind is None else kind
+    stem, suffix = Path(model).stem, kind or ""  # a GGUF file keeps its types where none is given
     if not Path(model).expanduser().is_file():
         stem, suffix = catalog.model_name(model), (kind := catalog.type_name(kind, formats))
     target = out or Path(catalog.artifact_name(stem, suffix, formats))
