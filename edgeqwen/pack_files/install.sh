@@ -97,7 +97,7 @@ for program in "$folder"/venv/bin/*; do
 done
 
 # The service.
-user=${SUDO_USER:-$(id -un)}
+user=${SUDO_USER:-$(id -un 2>/dev/null)} || user=$(id -u) # systemd takes the number of a user who has no name
 sed -e "s|@FOLDER@|$folder|g" -e "s|@USER@|$user|g" "$here/edgeqwen.service" >"$folder/edgeqwen.service"
 mkdir -p "$folder/home"
 if [ -n "$service" ]; then

@@ -26,7 +26,18 @@ PACKAGES = (
     f"libpython{PYTHON}-minimal", f"libpython{PYTHON}-stdlib",
 )  # fmt: skip
 # What install.sh runs besides, for a whole system (tests/arm/enter.sh).
-TOOLS = ("dash", "coreutils", "sed", "libc-bin", "libselinux1", "libpcre2-8-0", "libacl1", "libattr1", "libgmp10")
+TOOLS = (
+    "dash",
+    "coreutils",
+    "sed",
+    "libc-bin",
+    "libselinux1",
+    "libpcre2-8-0",
+    "libacl1",
+    "libattr1",
+    "libgmp10",
+    "libzstd1",
+)
 # Raspberry Pi OS 13's Debian: its Python, and what has another name there.
 NEWER, NEWER_PYTHON, RENAMED = "trixie", "3.13", {"libssl3": "libssl3t64"}
 MIRROR = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian {suite} main\n"
@@ -112,6 +123,9 @@ def system_root(root: Path, packages: list[Path]) -> None:
     if not (root / "complete").is_file():
         shutil.rmtree(root, ignore_errors=True)
         unpack(packages, root)
+        for place in ("bin", "lib", "sbin"):  # Debian 13's packages bring them below usr alone
+            if not (root / place).exists():
+                (root / place).symlink_to(f"usr/{place}")
         for place in ("proc", "sys", "dev", "tmp", "home/pi", "media/stick"):
             (root / place).mkdir(parents=True, exist_ok=True)
         (root / "complete").touch()
