@@ -97,7 +97,7 @@ class Generation:
         """Draw the next id from the row after `next_ids`; what that made visible."""
         thinks = self._splitter.state == "thinking"
         token_id = self._sampler.sample(logits, self._allowed(logits.size))
-        logprobs = self._logprobs(logits, token_id)
+        logprobs = self._logprobs(logits, token_id, thinking=thinks)
         self.next_ids = (token_id,)
         self._answer_tokens += 1
         self.drawn_tokens += 1
@@ -202,7 +202,7 @@ class Generation:
         self.finish_reason = reason
         return Delta(thinking, content, calls, logprobs, finish_reason=reason, usage=self.usage)
 
-    def _logprobs(self, logits: Row, token_id: int) -> tuple[TokenLogprob, ...]:
+    def _logprobs(self, logits: Row, token_id: int, *, thinking: bool) -> tuple[TokenLogprob, ...]:
         if self._config.logprobs is None:
             return ()
         top = likeliest(logits, self._config.logprobs) if self._config.logprobs else np.empty(0, np.intp)
@@ -210,7 +210,7 @@ class Generation:
         texts = [self._tokenizer.token_bytes(int(i)).decode("utf-8", "replace") for i in (*top, token_id)]
         pairs = tuple(zip(texts, map(float, values), strict=True))
         text, value = pairs[-1]
-        return (TokenLogprob(text, self._tokenizer.token_bytes(token_id), value, pairs[:-1]),)
+        return (TokenLogprob(text, self._tokenizer.token_bytes(token_id), value, pairs[:-1], thinking),)
 
 
 def check_config(config: GenerationConfig, vocab_size: int) -> None:

@@ -53,6 +53,7 @@ class TokenLogprob:
     token_bytes: bytes
     logprob: float
     top: tuple[tuple[str, float], ...] = ()  # the likeliest tokens here, best first
+    thinking: bool = False  # drawn before the thinking was closed
 
 
 @dataclass(frozen=True, slots=True)

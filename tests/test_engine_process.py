@@ -403,6 +403,10 @@ def test_what_cannot_be_loaded_is_the_librarys_error(tmp_path, settings):
     ("program", "words"),
     [
         ("import sys; print('no library', file=sys.stderr); sys.exit(7)", "exit code 7.*no library"),
+        (
+            "import sys; print('ASSERT(1) failed' + '\\n  File \"x\", line 1' * 40, file=sys.stderr); sys.exit(7)",
+            "exit code 7.: ASSERT.1. failed$",
+        ),
         ("import sys; sys.stdout.write('what is this, then? not a frame'); sys.stdout.flush(); input()", "announced"),
         ("import sys; sys.stdout.buffer.write(bytes((0, 0, 0, 2)) + b'[]'); sys.stdout.flush(); input()", "object"),
         ("import sys; sys.stdout.buffer.write(bytes((0, 0, 0, 9)) + b'{\"ready\":1}'[:9])", "no JSON"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from edgeqwen import load
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings
 from edgeqwen.backends.scripted import ScriptedBackend
@@ -158,6 +159,16 @@ def test_of_what_is_dropped_the_finished_pieces_are_kept(backend, expected, tole
     assert (list(backend.ids(0)), backend.room()) == (IDS[:150], 0)
 
 
+def test_what_was_left_there_by_another_owner_is_brought_anew(backend, monkeypatch):
+    aside(backend, Chunk(0, IDS[:60]))
+    brought, pass_on = [], backend.pass_on
+    monkeypatch.setattr(backend, "pass_on", lambda *words: brought.append(words[3:]) or pass_on(*words))
+    for owner, wanted in (("", []), ("other", [(0, 60)]), ("other", [(0, 60)])):
+        backend.aside.start(Chunk(0, OTHERS[:10]), owner)
+        backend.aside.drop()
+        assert brought == wanted, owner
+
+
 def test_no_rows_where_none_are_asked(backend):
     assert aside(backend, Chunk(0, IDS[:10], "none")).shape == (0, 4096)
 
@@ -231,3 +242,13 @@ def test_caches_of_every_type_are_handed_over(nano_artifact, kv_type):
     feed(backend, 1, IDS[:64])
     np.testing.assert_allclose(step(backend, Chunk(1, IDS[64:65]))[-1], expected, atol=0.05)
     backend.close()
+
+
+@pytest.mark.parametrize("parallel", [19, 20, 32])
+def test_as_many_answers_as_a_server_may_have_can_be_loaded(nano_artifact, parallel):
+    """With everything beside them: llama.cpp aborts where it may give fewer rows than it has sequences."""
+    with load(nano_artifact("f32"), engine="llamacpp", parallel=parallel, context_length=64, threads=2) as model:
+        assert model.backend.aside is not None
+        assert model.backend.swap is not None
+        rows = model.backend.forward([Chunk(sequence, IDS[:2], "last") for sequence in range(parallel)])
+        assert len(rows) == parallel

@@ -113,6 +113,10 @@ def test_fields_reach_the_engine(fields, name, value):
         ({"n_discard": -1}, "n_discard"),
         ({"min_tokens": 5}, "min_tokens"),
         ({"mirostat": 2}, "mirostat"),
+        ({"json_schema": {"type": "object"}}, "json_schema"),
+        ({"n_predict": 2}, "n_predict"),
+        ({"stop_sequences": ["a"]}, "stop_sequences"),
+        ({"top_a": 0.5}, "top_a"),
     ],
 )
 def test_what_cannot_be_used_is_named(fields, place):
@@ -142,8 +146,9 @@ def test_what_cannot_be_used_in_a_completion(fields, place):
 def test_null_is_not_given():
     nothing = dict.fromkeys([*CHAT, *REFUSED, *IGNORED]) | {"messages": HELLO}
     assert chat_from(nothing) == chat_from({"messages": HELLO})
-    nothing = {name: None for name in TEXT if name != "max_tokens"}
-    assert text_from({**nothing, "prompt": "a"}) == text_from({"prompt": "a"})
+    assert text_from({**dict.fromkeys(TEXT), "prompt": "a"}) == text_from({"prompt": "a"})
+    named = chat_from({"messages": HELLO, "repetition_penalty": None, "repeat_penalty": 1.5})
+    assert named == chat_from({"messages": HELLO, "repetition_penalty": 1.5})
 
 
 def test_fields_that_ask_for_nothing_are_taken():

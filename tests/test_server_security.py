@@ -229,7 +229,8 @@ def test_names_find_one_model_or_none():
 def test_two_types_of_one_model_are_told_apart():
     models = served("Qwen3-0.6B@q4_0", "Qwen3-0.6B@q8_0")
     assert [models.identity(one) for one in models.served] == ["qwen3-0.6b-q4_0", "qwen3-0.6b-q8_0"]
-    assert models.find("qwen3-0.6b-q8_0") is models.served[1]
+    assert models.find("qwen3-0.6b-q8_0") is models.find("Qwen/Qwen3-0.6B-Q8_0") is models.served[1]
+    assert [models.aliases(one) for one in models.served] == [[], []]  # the name that both have finds neither
     with pytest.raises(HttpError, match=r"qwen3-0\.6b-q4_0, qwen3-0\.6b-q8_0"):
         models.find("Qwen3-0.6B")
 

@@ -157,6 +157,25 @@ def test_logprobs_are_those_of_the_content(thinker):
     assert thinker.chat(logprobs=False)["choices"][0]["logprobs"] is None
 
 
+def test_logprobs_of_an_answer_whose_thinking_was_cut():
+    """The tag was put in, not drawn, and has no logprob itself."""
+    closing = TOKENIZER.id("</think>")
+    wonder, *words = [*(TOKENIZER.encode_segments([letter])[0] for letter in "abc"), END]
+
+    def next_id(ids):
+        if closing not in ids:
+            return wonder
+        return words[sum(i in words for i in ids[ids.index(closing) :])]
+
+    fields = {"logprobs": True, "thinking_budget": 2}
+    with serving(scripted(next_id)) as server:
+        choice, chunks = server.chat(**fields)["choices"][0], server.stream(**fields)
+    assert choice["message"]["content"] == "bc"
+    assert [token["token"] for token in choice["logprobs"]["content"]] == ["b", "c"]
+    streamed = [t for c in chunks for one in c["choices"] if one["logprobs"] for t in one["logprobs"]["content"]]
+    assert streamed == choice["logprobs"]["content"]
+
+
 def test_several_choices(thinker):
     answer = thinker.chat(n=3, seed=1)
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]

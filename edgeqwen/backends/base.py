@@ -34,8 +34,11 @@ class Aside(Protocol):
 
     step_tokens: int  # the most that a piece has
 
-    def start(self, chunk: Chunk) -> None:
-        """Begin to compute what follows in its sequence, behind what is still aside; `rows` are "last" or "none"."""
+    def start(self, chunk: Chunk, owner: str = "") -> None:
+        """Begin to compute what follows in its sequence, behind what is still aside; `rows` are "last" or "none".
+
+        What is left there of an earlier prompt is of use for the same owner alone, lest its time tells another of it.
+        """
         ...
 
     @property

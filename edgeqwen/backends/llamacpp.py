@@ -141,7 +141,7 @@ class LlamaCppBackend:
         params.n_batch = params.n_ubatch = settings.step_tokens
         # One more is where `_give` and `_receive` put what they hand over.
         params.n_seq_max = settings.sequences + (self._borrowed or settings.aside_threads + settings.swap_tokens > 0)
-        params.n_outputs_max = settings.step_rows
+        params.n_outputs_max = max(settings.step_rows, params.n_seq_max)  # it reserves a row for each, and aborts
         params.n_threads = params.n_threads_batch = settings.threads
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
         # Flash attention on the CPU is off by up to 6e-3 in nano's logits, depending on the batch, even over a 32-bit

@@ -49,27 +49,29 @@ class SecondEngine(Generic[Engine]):
         self._piece = Chunk(0, ())
         self._slot = 0  # the second engine's sequence in which it is computed
         self._recent = list(range(side.sequences))  # its sequences, the last used last
+        self._owners = [""] * side.sequences  # of what they hold
         self._work: Future[list[Logits]] | None = None
         self.ahead = 0
 
-    def start(self, chunk: Chunk) -> None:
+    def start(self, chunk: Chunk, owner: str = "") -> None:
         if self._work is not None or (self.ahead and chunk.sequence != self._piece.sequence):
             raise EngineError("a prompt is computed aside already")
         held = list(self._side.ids(self._slot) if self.ahead else self._main.ids(chunk.sequence))
-        self._slot, known = self._slot_for(held, len(chunk.ids))
+        self._slot, known = self._slot_for(held, len(chunk.ids), owner)
         if known < len(held):
             self._main.pass_on(chunk.sequence, self._side, self._slot, known, len(held))
         self._main.use_threads(self._threads - self._side_threads)
         self._piece = chunk
         self._work = self._executor.submit(self._side.forward, [replace(chunk, sequence=self._slot)])
 
-    def _slot_for(self, held: list[int], more: int) -> tuple[int, int]:
+    def _slot_for(self, held: list[int], more: int, owner: str) -> tuple[int, int]:
         """The sequence here that goes on where `held` ends, and how much of it is there already: nothing of others."""
-        known = {slot: list(self._side.ids(slot)) for slot in self._recent}
-        same = [slot for slot in self._recent if known[slot] and held[: len(known[slot])] == known[slot]]
+        known = {slot: list(self._side.ids(slot)) for slot in self._recent if self._owners[slot] == owner}
+        same = [slot for slot, ids in known.items() if ids and held[: len(ids)] == ids]
         slot = max(same, key=lambda slot: len(known[slot])) if same else self._recent[0]
         self._recent.remove(slot)
         self._recent.append(slot)
+        self._owners[slot] = owner
         if not same:
             self._side.truncate(slot, 0)
         length = self._side.length(slot)

@@ -48,8 +48,7 @@ class Api:
         """POST /v1/chat/completions."""
         asked = chat_from(await self._reader.json(request), request.scope[OWNER])
         served = self._models.find(asked.model)
-        thinks = served.info.thinks and asked.thinks
-        presenters = [Presenter(asked.shown, thinks=thinks) for _ in asked.requests]
+        presenters = [Presenter(asked.shown) for _ in asked.requests]
         return self._answer(request, served, asked, presenters, ChatWire(self._head(request, served, asked)))
 
     async def text(self, request: Request) -> ASGIApp:
@@ -98,7 +97,7 @@ class Api:
 
     def _model(self, served: Served) -> dict[str, Any]:
         name, info = self._models.identity(served), served.engine.info
-        facts: dict[str, Any] = {"aliases": [alias for alias in served.all_names if alias != name]}
+        facts: dict[str, Any] = {"aliases": self._models.aliases(served)}
         if info is not None:
             facts |= {"max_model_len": info.context_length, "thinks": info.thinks, "engine": info.engine}
         return model_json(name, self._models.created, facts)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -27,6 +28,8 @@ COMMAND = (sys.executable, "-X", "faulthandler", "-m", "edgeqwen.server.engine_c
 BACKOFF_S, BACKOFF_MAX_S = 0.5, 30.0  # before a restart: doubled each time,
 STEADY_S = 60.0  # and from the start again after a child that lived so long
 CLOSE_S = 10.0  # a child that is asked to end has this long
+# Of the last words all but the stacks that faulthandler and ggml print: what was wrong stands before them.
+_STACK = re.compile(r"\s*$|  File |(Current t|T)hread 0x|Extension modules|.*\[0x[0-9a-f]+\]$")
 GAUGES = {"running", "queued", "kv_tokens", "kv_capacity"}  # of EngineLoad: the rest are counts
 
 
@@ -215,7 +218,8 @@ class _Child:
         with _pipe(self.process.stderr) as pipe:
             for line in pipe:
                 text = line.decode("utf-8", "replace").rstrip()
-                self._last_words.append(text)
+                if not _STACK.match(text):
+                    self._last_words.append(text)
                 logger.debug("engine: %s", text)
 
     def _call(self, work: Callable[[Any], None], argument: Any) -> None:

@@ -53,14 +53,14 @@ class Models:
     def find(self, name: str | None) -> Served:
         """The model of a name, or of none where there is only one; HttpError 404 that lists what there is.
 
-        As it is; then without case, owner and form (q4_k_m, GGUF); then qwen-0.6b for qwen3-0.6b: each where that
-        leaves exactly one model.
+        As it is; then without case and owner; then without form (q4_k_m, GGUF); then qwen-0.6b for qwen3-0.6b: each
+        where that leaves exactly one model.
         """
         if not name:
             if len(self.served) == 1:
                 return self.served[0]
             raise HttpError(400, f"model is missing: name one of {self._list()}", param="model")
-        for form in (str, _plain, _familiar):
+        for form in (str, _uncased, _plain, _familiar):
             found = [served for served in self.served if form(name) in map(form, served.all_names)]
             if len(found) == 1:
                 return found[0]
@@ -70,6 +70,11 @@ class Models:
             code="model_not_found",
             param="model",
         )
+
+    def aliases(self, served: Served) -> list[str]:
+        """The other names by which it alone is found as they are."""
+        others = [name for other in self.served if other is not served for name in other.all_names]
+        return [name for name in served.all_names if name != self.identity(served) and name not in others]
 
     def identity(self, served: Served) -> str:
         """A name that no other model here has: its own, or what it was started with."""
@@ -105,9 +110,14 @@ def with_aliases(models: Iterable[str], aliases: Mapping[str, str]) -> list[tupl
     return [(model, tuple(owners[model])) for model in given]
 
 
+def _uncased(name: str) -> str:
+    """Lower case, without owner: Qwen/Qwen3-0.6B-GGUF -> qwen3-0.6b-gguf."""
+    return name.lower().strip().rsplit("/", 1)[-1]
+
+
 def _plain(name: str) -> str:
-    """Lower case, without owner and form: Qwen/Qwen3-0.6B-GGUF:Q4_K_M, qwen3:0.6b -> qwen3-0.6b."""
-    name = name.lower().strip().rsplit("/", 1)[-1].removesuffix(".gguf")
+    """Without form, too: Qwen/Qwen3-0.6B-GGUF:Q4_K_M, qwen3:0.6b -> qwen3-0.6b."""
+    name = _uncased(name).removesuffix(".gguf")
     while (short := _FORM.sub("", name)) != name:
         name = short
     return name.replace(":", "-").replace("_", "-")

@@ -164,5 +164,9 @@ REFUSED: dict[str, Any] = {
     "dynatemp_range": 0, "n_discard": 0, "ignore_eos": False, "min_tokens": 0, "length_penalty": 1,
     "use_beam_search": False, "prompt_embeds": None, "lora": None, "continue_final_message": False,
     "prompt_logprobs": None, "truncate_prompt_tokens": None, "stop_token_ids": None, "bad_words": None,
-    "include_stop_str_in_output": False, "images": None, "suppress_tokens": None,
+    "include_stop_str_in_output": False, "images": None, "suppress_tokens": None, "top_a": 0,
+    # What other servers call their limits, stops and shapes.
+    "n_predict": -1, "max_output_tokens": None, "max_new_tokens": None, "min_new_tokens": 0, "max_length": None,
+    "stop_sequences": None, "stop_strings": None, "json_schema": None, "regex": None, "ebnf": None, "format": None,
+    "guided_decoding": None, "max_thinking_tokens": None, "thinking_config": None, "options": None,
 }  # fmt: skip

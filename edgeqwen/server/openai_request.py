@@ -41,7 +41,6 @@ class Asked:
     prompts: int = 1  # that the requests share: as many requests for each
     stream: bool = False
     include_usage: bool = False
-    thinks: bool = False  # wherever the model can
     shown: Shown = "apart"
     echoes: tuple[str, ...] = ()  # of a completion, for each choice
     structure: str = ""  # the field that holds the content to a shape
@@ -50,7 +49,7 @@ class Asked:
 
 def chat_from(body: Mapping[str, Any], owner: str = "") -> Asked:
     """Read a body of /v1/chat/completions; FieldError or RequestError names what cannot be used."""
-    ignored = _check_fields(body, CHAT, IGNORED)
+    body, ignored = _checked(body, CHAT, IGNORED)
     messages = messages_from(body.get("messages") or ())
     thinking = thinking_of(body, messages)
     tools = tuple(body.get("tools") or ())
@@ -72,7 +71,6 @@ def chat_from(body: Mapping[str, Any], owner: str = "") -> Asked:
         _choices(request, int(body.get("n") or 1)),
         stream=bool(body.get("stream")),
         include_usage=_include_usage(body),
-        thinks=thinking.enabled is not False and thinking.budget != 0,
         shown=thinking.shown,
         structure=structure.place,
         ignored=ignored,
@@ -81,7 +79,7 @@ def chat_from(body: Mapping[str, Any], owner: str = "") -> Asked:
 
 def text_from(body: Mapping[str, Any], owner: str = "") -> Asked:
     """Read a body of /v1/completions."""
-    ignored = _check_fields(body, TEXT, IGNORED | THINKING.keys())
+    body, ignored = _checked(body, TEXT, IGNORED | THINKING.keys())
     prompts, n = _prompts(body.get("prompt")), int(body.get("n") or 1)
     if len(prompts) * n > BATCH_MAX:
         raise FieldError("prompt", f"{len(prompts)} prompts with {n} answers each: at most {BATCH_MAX} answers in all")
@@ -107,8 +105,10 @@ def text_from(body: Mapping[str, Any], owner: str = "") -> Asked:
     )
 
 
-def _check_fields(body: Mapping[str, Any], known: Mapping[str, Schema], ignored: frozenset[str]) -> tuple[str, ...]:
-    """Check what is known, refuse what would change the answer and what is a typo; names of the rest."""
+def _checked(
+    body: Mapping[str, Any], known: Mapping[str, Schema], ignored: frozenset[str]
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Check what is known, refuse what would change the answer and what is a typo; what is given, names of the rest."""
     if len(body) > MAX_FIELDS:
         raise FieldError("", f"the body has {len(body)} fields: at most {MAX_FIELDS} are read")
     rest = []
@@ -122,7 +122,8 @@ def _check_fields(body: Mapping[str, Any], known: Mapping[str, Schema], ignored:
         elif name not in ignored:
             _check_typo(name, value, known)
             rest.append(name)
-    return tuple(name for name in rest if _NAME.fullmatch(name))[:10]
+    given = {name: value for name, value in body.items() if value is not None}
+    return given, tuple(name for name in rest if _NAME.fullmatch(name))[:10]
 
 
 def _check_typo(name: str, value: Any, known: Mapping[str, Schema]) -> None:

@@ -8,7 +8,6 @@ from edgeqwen.server.dialects import Shown
 from edgeqwen.types import Delta, TokenLogprob
 
 _OPENING, _CLOSING = "<think>\n", "\n</think>\n\n"
-_THINKING_ENDS = "</think>"
 _END_TOKENS = frozenset({"<|im_end|>", "<|endoftext|>"})
 _CUT = frozenset({"length", "loop"})
 
@@ -16,14 +15,13 @@ _CUT = frozenset({"length", "loop"})
 class Presenter:
     """push(delta) -> delta, for one answer.
 
-    Thinking is shown apart, inline or not at all. Logprobs are those of the content's tokens: with `thinks` what comes
-    before `</think>` has none, nor have newlines that begin a chat's answer and the token that ends one. An answer that
-    was cut because it repeated itself ends with "length".
+    Thinking is shown apart, inline or not at all. Logprobs are those of the content's tokens: thinking has none, nor
+    have newlines that begin a chat's answer and the token that ends one. An answer that was cut because it repeated
+    itself ends with "length".
     """
 
-    def __init__(self, shown: Shown = "apart", *, thinks: bool = False, chat: bool = True) -> None:
+    def __init__(self, shown: Shown = "apart", *, chat: bool = True) -> None:
         self._shown = shown
-        self._thinking = thinks  # what the next logprobs are of
         self._is_open = False  # an inline block
         self._started = not chat  # the content: newlines before it are dropped, with their logprobs
 
@@ -55,9 +53,7 @@ class Presenter:
     def _logprobs(self, delta: Delta) -> tuple[TokenLogprob, ...]:
         kept = []
         for logprob in delta.logprobs:
-            if self._thinking:
-                self._thinking = logprob.token != _THINKING_ENDS
-            elif self._started or logprob.token.strip("\n"):
+            if not logprob.thinking and (self._started or logprob.token.strip("\n")):
                 self._started = True
                 kept.append(logprob)
         if delta.finish_reason not in {None, *_CUT} and kept and kept[-1].token in _END_TOKENS:

@@ -185,7 +185,7 @@ class Scheduler:
 
     def _compute_aside(self, job: Job, aside: Aside) -> None:
         part = _Part(job, self._piece(job, aside.step_tokens), prompt=True)
-        aside.start(part.chunk)
+        aside.start(part.chunk, job.owner)
         self._aside, self._aside_started = part, self._clock()
 
     def _collect(self) -> bool:
