@@ -89,7 +89,11 @@ class LlamaCppBackend:
         self._handed = np.empty(0, np.uint8)  # the last cells that `pass_on` gave
         self._batch = _Batch(llama, settings.step_tokens)
         if settings.aside_threads:
-            self.aside = self._second(path, settings)
+            try:
+                self.aside = self._second(path, settings)
+            except EngineError:
+                self.close()
+                raise
 
     @classmethod
     def open(cls, path: Path, plan: Plan, progress: Callable[[float], None] | None = None) -> LlamaCppBackend:
