@@ -28,7 +28,7 @@ from edgeqwen.tools import offered
 from edgeqwen.types import GenerationConfig, ToolChoice
 
 MAX_FIELDS = 200
-_NAME = re.compile(r"[\w-]{1,60}")
+_NAME = re.compile(r"[\w-]{1,60}", re.ASCII)  # what a header can carry
 _NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 
