@@ -82,6 +82,7 @@ class Api:
     def _answer(
         self, request: Request, served: Served, asked: Asked, presenters: list[Presenter], wire: ChatWire | TextWire
     ) -> ASGIApp:
+        served.check_loaded()
         record: Record = request.scope[RECORD]
         record.model, record.stream = self._models.identity(served), asked.stream
         headers = {"x-edgeqwen-ignored": ", ".join(asked.ignored)} if asked.ignored else {}

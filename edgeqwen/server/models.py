@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeqwen.errors import EngineDownError, RequestError
 from edgeqwen.server.failures import HttpError
-from edgeqwen.server.request import Engine, EngineInfo
+from edgeqwen.server.request import Engine
 
 # What is added to a model's name for the form it is in: qwen3-0.6b-q4_k_m, Qwen3-0.6B-GGUF, qwen3:0.6b-q8_0
 _FORM = re.compile(
@@ -26,12 +26,10 @@ class Served:
     names: tuple[str, ...]
     aliases: tuple[str, ...] = ()
 
-    @property
-    def info(self) -> EngineInfo:
+    def check_loaded(self) -> None:
         """EngineDownError until it is loaded."""
         if self.engine.info is None:
             raise EngineDownError(f"{self.names[0]} is being loaded: ask again in a moment")
-        return self.engine.info
 
     @property
     def name(self) -> str:
