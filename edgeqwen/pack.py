@@ -75,7 +75,7 @@ def pack(
         raise RequestError(f"{path} is no artifact: edgeqwen convert makes one, which can be packed")
     if out.suffix in OTHER_ARCHIVES:
         raise RequestError(f"{out.name}: a pack is a folder or a .tar file, for wheels and weights do not get smaller")
-    if out.is_relative_to(path.resolve()) or out.resolve().is_relative_to(path.resolve()):
+    if out.resolve().is_relative_to(path.resolve()):
         raise RequestError(f"{out} is in the artifact itself: give --out a name outside of it")
     say(0, 1, "checking every byte of the model")
     artifact = open_artifact(path, verify="full")

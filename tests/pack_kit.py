@@ -12,6 +12,12 @@ from edgeqwen.pack import pack
 from edgeqwen.pack_engine import find_engine
 from edgeqwen.pack_target import target_of
 
+# For Python's -c: runs its arguments, and tells in how many pieces their output came, and what it was.
+COUNT_PIECES = (
+    "import os, subprocess, sys; p = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)\n"
+    "pieces = list(iter(lambda: os.read(p.stdout.fileno(), 4096), b'')); print(len(pieces), b''.join(pieces))"
+)
+
 
 def make_pack(artifact, out, platform="linux-aarch64", pythons="3.11", engine_wheels=()):
     """Pack with the real pip, which downloads; `engine_wheels` are files or folders. The report."""

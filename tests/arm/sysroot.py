@@ -27,17 +27,9 @@ PACKAGES = (
 )  # fmt: skip
 # What install.sh runs besides, for a whole system (tests/arm/enter.sh).
 TOOLS = (
-    "dash",
-    "coreutils",
-    "sed",
-    "libc-bin",
-    "libselinux1",
-    "libpcre2-8-0",
-    "libacl1",
-    "libattr1",
-    "libgmp10",
+    "dash", "coreutils", "sed", "libc-bin", "libselinux1", "libpcre2-8-0", "libacl1", "libattr1", "libgmp10",
     "libzstd1",
-)
+)  # fmt: skip
 # Raspberry Pi OS 13's Debian: its Python, and what has another name there.
 NEWER, NEWER_PYTHON, RENAMED = "trixie", "3.13", {"libssl3": "libssl3t64"}
 MIRROR = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian {suite} main\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from pack_kit import command_of, make_pack
+from pack_kit import COUNT_PIECES, command_of, make_pack
 from tiers import PACKS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -61,12 +61,8 @@ def test_one_command_of_the_readme_ends_in_an_answer(home):
 
 def test_the_answer_is_streamed(home):
     program, model = home / "edgeqwen/venv/bin/edgeqwen", home / "edgeqwen/model"
-    code = (
-        "import os, subprocess, sys; p = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)\n"
-        "pieces = list(iter(lambda: os.read(p.stdout.fileno(), 4096), b'')); print(len(pieces), b''.join(pieces))"
-    )
     words = [program, "run", model, "What is the capital of France?", "--no-think"]
-    count, _, text = inside(home, f"python{PYTHON}", "-c", code, *words).stdout.partition(" ")
+    count, _, text = inside(home, f"python{PYTHON}", "-c", COUNT_PIECES, *words).stdout.partition(" ")
     assert "Paris" in text
     assert int(count) > 1
 

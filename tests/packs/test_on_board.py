@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pack_kit import command_of, make_pack
+from pack_kit import COUNT_PIECES, command_of, make_pack
 from tiers import PACKS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -79,12 +79,8 @@ def test_one_command_of_the_readme_ends_in_an_answer(board):
 
 
 def test_the_answer_is_streamed(board):
-    code = (
-        "import os, subprocess, sys; p = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)\n"
-        "pieces = list(iter(lambda: os.read(p.stdout.fileno(), 4096), b'')); print(len(pieces), b''.join(pieces))"
-    )
     words = (EDGEQWEN, "run", MODEL, "What is the capital of France?", "--no-think")
-    count, _, text = board.run(f"python{board.python}", "-c", code, *words).partition(" ")
+    count, _, text = board.run(f"python{board.python}", "-c", COUNT_PIECES, *words).partition(" ")
     assert "Paris" in text
     assert int(count) > 1
 
