@@ -1,14 +1,14 @@
 # The two commands of the README. Prerequisites: Python 3.11 or later, make, and a C++ compiler (g++ or clang++).
 PYTHON ?= python3
 BIN := .venv/bin
-# GCC before 13 loads a half-written AMX tile configuration (its intrinsic names 8 of the 64 bytes that it reads), and
-# llama.cpp then dies of an illegal instruction on a processor that has AMX; its AVX-512 code is left as it is.
-AMX_OFF := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
-NO_AMX := $(shell c++ $(AMX_OFF) -x c++ -fsyntax-only /dev/null 2>/dev/null && echo $(AMX_OFF))
-export CFLAGS += $(NO_AMX)
-export CXXFLAGS += $(NO_AMX)
-# What `edgeqwen engine build` has made for this machine: where it is there, nothing is compiled.
-ENGINE := $(wildcard dist/edgeqwen_engine-*_$(shell uname -m).whl)
+# llama.cpp's libraries: what `edgeqwen engine build` has put into dist/, or else compiled once for this processor alone.
+# Where it builds nothing (macOS), pip compiles llama-cpp-python's own.
+ARCH := $(shell uname -m)
+DIST := $(wildcard dist/edgeqwen_engine-*_$(ARCH).whl)
+ENGINE := $(or $(DIST),$(if $(filter Linux-x86_64 Linux-aarch64,$(shell uname -s)-$(ARCH)),build/engine/.built))
+WHEELS := $(if $(DIST),dist,build/engine)
+install_engine = $(1)/python -m pip install --quiet --force-reinstall --no-deps \
+  $(WHEELS)/edgeqwen_engine-*_$(ARCH).whl $(WHEELS)/llama_cpp_python-*-none-any.whl
 
 .PHONY: demo test lint peers reference clients packs arm clean
 
@@ -63,14 +63,15 @@ clean:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@touch $@
 
+build/engine/.built: .venv/.python edgeqwen/engine_source.py edgeqwen/engine_build.py $(wildcard edgeqwen/engine_files/*)
+	@echo "Compiling llama.cpp once: about 3 minutes on 2 cores ..."
+	$(BIN)/python -m pip install --quiet cmake --editable .
+	$(BIN)/edgeqwen engine build --variants native --out build/engine --work build/engine/work
+	@rm -rf build/engine/work
+	@touch $@
+
 .venv/.llama: .venv/.python pyproject.toml $(ENGINE)
-ifneq ($(ENGINE),)
-	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps $(ENGINE) $(wildcard dist/llama_cpp_python-*-none-any.whl)
-endif
-	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || [ -n "$(ENGINE)" ] || command -v c++ >/dev/null || command -v g++ >/dev/null || \
-	  { echo "llama.cpp is compiled once and needs a C++ compiler. Debian, Raspberry Pi OS: sudo apt install g++"; exit 1; }
-	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || [ -n "$(ENGINE)" ] || \
-	  echo "Compiling llama.cpp once: about 5 minutes on 2 cores ..."
+	$(if $(ENGINE),$(call install_engine,$(BIN)))
 	$(BIN)/python -m pip install --quiet --editable '.[llama]'
 	@touch $@
 
@@ -83,5 +84,6 @@ endif
 	$(PYTHON) -m venv .venv-reference
 	.venv-reference/bin/python -m pip install --quiet --upgrade pip
 	.venv-reference/bin/python -m pip install --quiet torch==2.13.0
+	$(if $(ENGINE),$(call install_engine,.venv-reference/bin))
 	.venv-reference/bin/python -m pip install --quiet --editable '.[reference,dev]'
 	@touch $@

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from edgeqwen import device
 from edgeqwen.engine_platform import Platform
 from edgeqwen.errors import EngineError, EngineMissingError, RequestError
+from edgeqwen.native_engine import best_variant
 
 Progress = Callable[[int, int, str], None]  # done, total, what is being done
 BASE = ("ggml-base", "ggml/fast", "llama/fast")  # /fast: without ggml's dependency on every variant
+NATIVE = "native"
 LIBRARIES = ("llama", "ggml", "ggml-base")
 _PERCENT = re.compile(r"\[ *(\d+)%\]")
 # OpenMP would need a libgomp on the target; ggml has threads of its own (speeds: benchmarks/results/engine.json).
@@ -71,13 +74,32 @@ def find_toolchain(platform: Platform) -> Toolchain:
 
 
 def choose_variants(platform: Platform, names: Sequence[str] | None, tools: Toolchain) -> tuple[list[str], list[str]]:
-    """The variants to build, and those that the compiler does not know; RequestError lists what there is."""
+    """The variants to build, and those that the compiler does not know; RequestError lists what there is.
+
+    The name `native` is that of the processor here.
+    """
+    if names is not None and NATIVE in names:
+        names = [_native(platform, tools) if name == NATIVE else name for name in names]
     for name in names or ():
         if name not in platform.variants:
             raise RequestError(f"{platform.name} has no variant {name!r}; there are {', '.join(platform.variants)}")
     wanted = [name for name in platform.variants if names is None or name in names]
     unknown = [name for name in wanted if name in platform.newer and not _knows(tools.c, platform.newer[name])]
     return [name for name in wanted if name not in unknown], unknown
+
+
+def _native(platform: Platform, tools: Toolchain) -> str:
+    """The variant that ggml would take here of all that the compiler knows."""
+    flags = device.cpu_flags() if platform.native else None
+    known = {
+        name: needs
+        for name, needs in platform.variants.items()
+        if name not in platform.newer or _knows(tools.c, platform.newer[name])
+    }
+    best = best_variant(known, flags)
+    if best is None:
+        raise RequestError(f"what {NATIVE} is for {platform.name} is not known here: name variants")
+    return best
 
 
 def _knows(compiler: str, march: str) -> bool:

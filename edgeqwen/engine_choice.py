@@ -77,7 +77,7 @@ def _listed(origin: Origin, where: Path, probe: Callable[[], NativeEngine | None
         flags = device.cpu_flags()
         return Listed(
             origin, str(engine.folder), used, engine.version, engine.machine, engine.glibc, tuple(engine.variants),
-            best_variant(engine, flags), engine_fault(engine, flags),
+            best_variant(engine.variants, flags), engine_fault(engine, flags),
         )  # fmt: skip
     if origin == "wheel":  # none is installed
         return None

@@ -166,7 +166,7 @@ def engine_fault(engine: NativeEngine, flags: Collection[str] | None) -> str | N
         return f"is of llama-cpp-python {engine.version}; this edgeqwen works with {LLAMA_VERSION}: {BUILD_LINE}"
     if engine.glibc is not None and libc.startswith("glibc ") and _glibc(libc[6:]) < _glibc(engine.glibc):
         return f"needs glibc {engine.glibc}, and this system has {libc[6:]}: build it on this system ({BUILD_LINE})"
-    if flags is not None and best_variant(engine, flags) is None:
+    if flags is not None and best_variant(engine.variants, flags) is None:
         lacking = min((sorted(set(needs) - set(flags)) for needs in engine.variants.values()), default=())
         return (
             f"holds nothing that the processor here ({device.cpu_name()}) can run, only {', '.join(engine.variants)}, "
@@ -181,9 +181,9 @@ def check_engine(engine: NativeEngine) -> None:
         raise EngineMissingError(f"the engine in {engine.folder} {fault}")
 
 
-def best_variant(engine: NativeEngine, flags: Collection[str] | None) -> str | None:
+def best_variant(variants: Mapping[str, tuple[str, ...]], flags: Collection[str] | None) -> str | None:
     """The variant that ggml takes on a processor with these flags; they stand in the order of its own score."""
-    fitting = [name for name, needs in engine.variants.items() if flags is not None and set(needs) <= set(flags)]
+    fitting = [name for name, needs in variants.items() if flags is not None and set(needs) <= set(flags)]
     return fitting[-1] if fitting else None
 
 

@@ -1,5 +1,6 @@
 """Engines as they are found, chosen, refused and unpacked; the libraries here are small, and some of them lie."""
 
+import io
 import json
 import os
 import platform
@@ -7,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from edgeqwen.engine_platform import PLATFORMS, platform_named
 from edgeqwen.engine_source import ARCHIVE, fetch_source
 from edgeqwen.engine_wheel import INSIDE, unpack_engine, write_engine_wheel, write_pure_wheel
 from edgeqwen.errors import DownloadError, EngineError, EngineMissingError, RequestError
+from edgeqwen.file_hash import sha256_of
 from edgeqwen.native_engine import DESCRIPTION, LLAMA_VERSION, best_variant, check_engine, engine_fault, read_engine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="engines are built for Linux")
@@ -98,7 +101,7 @@ def test_variants_stand_in_the_order_of_ggmls_score():
 )
 def test_the_best_variant_that_runs_is_taken(wheel, tmp_path, name, flags, variant):
     engine = unpack_engine(wheel(tuple(PLATFORMS[name].variants), name), tmp_path / "engines")
-    assert best_variant(engine, flags.split()) == variant
+    assert best_variant(engine.variants, flags.split()) == variant
 
 
 def test_a_wheel_is_the_same_twice_and_pip_takes_it(wheel, tmp_path):
@@ -129,7 +132,8 @@ def test_the_python_half_is_the_source_releases(tmp_path):
     site = tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", site, made]
     subprocess.run(command, check=True)
-    code = "import edgeqwen.backends.llamacpp_library as library; library.load_llama()"
+    no_wheel = f"import sys; sys.modules[{native_engine.PACKAGE!r}] = None; "  # whether or not one is installed here
+    code = no_wheel + "import edgeqwen.backends.llamacpp_library as library; library.load_llama()"
     environment = surrounding(site, tmp_path)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert "llama_cpp is installed without libraries: install an engine wheel" in done.stderr
@@ -358,3 +362,44 @@ def test_a_missing_compiler_has_its_line(monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "which", lambda name, **_: None)
     with pytest.raises(EngineMissingError, match="pip install cmake"):
         find_toolchain(platform_named("this"))
+
+
+def test_native_is_the_best_variant_for_the_processor_here(monkeypatch):
+    from edgeqwen import engine_build
+    from edgeqwen.engine_build import NATIVE, Toolchain, choose_variants
+
+    here, other = sorted(PLATFORMS.values(), key=lambda one: not one.native)
+    tools = Toolchain("cmake", "cc", "c++", "c++ 12")
+    monkeypatch.setattr(engine_build, "_knows", lambda _compiler, _march: False)
+    for name, needs in here.variants.items():
+        if name not in here.newer:
+            monkeypatch.setattr(device, "cpu_flags", lambda needs=needs: frozenset(needs))
+            assert choose_variants(here, [NATIVE], tools) == ([name], [])
+    for platform_, flags in ((other, frozenset()), (here, None)):
+        monkeypatch.setattr(device, "cpu_flags", lambda flags=flags: flags)
+        with pytest.raises(RequestError, match=r"what native is for .* is not known here: name variants"):
+            choose_variants(platform_, [NATIVE], tools)
+
+
+def test_sources_that_were_changed_otherwise_are_unpacked_anew(tmp_path, monkeypatch):
+    """An older folder of --work has older changes, and a place that is not found is said, not passed over."""
+    from edgeqwen import engine_source
+
+    ggml = f"{engine_source.FOLDER}/{engine_source.GGML}"
+    with tarfile.open(tmp_path / ARCHIVE, "w:gz") as archive:
+        for name, changes in engine_source.CHANGES.items():
+            data = "".join(old for old, _ in changes).encode()
+            member = tarfile.TarInfo(f"{ggml}/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    monkeypatch.setattr(engine_source, "SHA256", sha256_of(tmp_path / ARCHIVE))
+    work = tmp_path / "work"
+    for _ in range(2):
+        fetch_source(work, tmp_path / ARCHIVE)
+    quants = work / ggml / "ggml-quants.c"
+    assert quants.read_text().count(f'#include "{engine_source.LANES}"') == 1
+    assert (work / ggml / engine_source.LANES).is_file()
+    monkeypatch.setattr(engine_source, "CHANGES", {"ggml-quants.c": (("what is not there", ""),)})
+    with pytest.raises(DownloadError, match="has not the one place"):
+        fetch_source(work, tmp_path / ARCHIVE)
+    assert engine_source.LANES not in quants.read_text()

@@ -34,7 +34,10 @@ def engine() -> None:
 @click.option(
     "--out", default="dist", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Folder."
 )
-@click.option("--variants", help="Only these processors: armv8.0_1,armv8.2_2.  [default: all that the compiler knows]")
+@click.option(
+    "--variants",
+    help="Only these processors: armv8.0_1,armv8.2_2, or native, the one here.  [default: all that the compiler knows]",
+)
 @click.option(
     "--source", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The source release, without a net."
 )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 
-import llama_cpp
 import pytest
 
 from converters.gguf_writer import Field, plan_layout
 from converters.mixture import FILE_TYPES, choose_types, find_file_type, sort_key
+from edgeqwen.backends.llamacpp_library import load_llama
 from edgeqwen.errors import RequestError
 from edgeqwen.gguf import open_gguf
+
+llama_cpp = load_llama()
 
 
 def shapes(layers: int, hidden: int, intermediate: int, *, tied: bool) -> dict[str, tuple[int, ...]]:

@@ -6,18 +6,21 @@ The vocabulary comes from llama.cpp's own models/ggml-vocab-qwen2.gguf.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from converters.build import convert_checkpoint
 from converters.checkpoint import open_checkpoint
 from converters.mixture import FILE_TYPES
+from converters.quantize import TENSOR_TYPES, RowQuantizer, load_ggml
 from edgeqwen.artifact import open_artifact
-from edgeqwen.gguf import open_gguf
+from edgeqwen.gguf import GGML_TYPES, open_gguf
 
 PEERS = Path(os.environ.get("EDGEQWEN_PEERS", ""))
 pytestmark = [
@@ -125,3 +128,36 @@ def test_the_keys_are_those_of_convert_hf_to_gguf(checkpoint, tmp_path) -> None:
         assert set(ours.metadata) == set(theirs.metadata)
         for key in set(theirs.metadata) - {"general.file_type"}:
             assert ours.metadata[key] == theirs.metadata[key], key
+
+
+def awkward_rows() -> dict[str, np.ndarray]:
+    """Rows of 1,024 weights that a search for scales may stumble over: zeros, ties, one sign, next to nothing."""
+    random = np.random.default_rng(7)
+    normal = random.standard_normal((64, 1024)).astype(np.float32)
+    groups = np.repeat(random.random((64, 64)) < 0.5, 16, axis=1)
+    rows = {
+        "normal": normal,
+        "heavy-tailed": random.standard_t(2, normal.shape),
+        "sparse": np.where(random.random(normal.shape) < 0.05, normal, 0),
+        "groups of zeros": np.where(groups, normal, 0),
+        "zeros": np.zeros_like(normal),
+        "whole numbers": random.integers(-3, 4, normal.shape),
+        "positive": np.abs(normal),
+        "negative": -np.abs(normal),
+        "alike": np.full_like(normal, 0.3),
+        "small": normal * 1e-16,
+        "subnormal": normal * 1e-38,
+        "of many sizes": normal * np.repeat(10.0 ** random.integers(-20, 4, (64, 64)), 16, axis=1),
+    }
+    return {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in rows.items()}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TENSOR_TYPES if GGML_TYPES[kind].block_size > 1])
+def test_awkward_rows_become_the_bytes_of_the_peers_ggml(kind) -> None:
+    theirs = ctypes.CDLL(str(PEERS / "build/bin/libggml-base.so")).ggml_quantize_chunk
+    theirs.argtypes, theirs.restype = load_ggml().ggml_quantize_chunk.argtypes, ctypes.c_size_t
+    for name, rows in awkward_rows().items():
+        mine, expected = (np.empty(GGML_TYPES[kind].nbytes(rows.size), np.uint8) for _ in range(2))
+        RowQuantizer().quantize(rows, kind, mine)
+        theirs(GGML_TYPES[kind].id, rows.ctypes.data, expected.ctypes.data, 0, *rows.shape, None)
+        assert np.array_equal(mine, expected), name

@@ -10,7 +10,6 @@ import os
 import threading
 
 import gguf
-import llama_cpp
 import numpy as np
 import pytest
 from gguf.quants import dequantize as gguf_dequantize
@@ -22,8 +21,12 @@ from converters.checkpoint import open_checkpoint
 from converters.mixture import FILE_TYPES
 from converters.verify import as_float32
 from edgeqwen.artifact import open_artifact
+from edgeqwen.backends import llamacpp
+from edgeqwen.backends.llamacpp_library import load_llama
 from edgeqwen.errors import ArtifactError, CheckpointError, RequestError, TemplateError
 from edgeqwen.gguf import open_gguf, shape_of
+
+llama_cpp = load_llama()
 
 
 def convert(folder, out, *, type="q8_0", **settings):
@@ -113,6 +116,7 @@ def test_the_shape_reads_back(name, sources, tmp_path) -> None:
 def test_llama_cpp_loads_it_and_its_words_are_the_tokenizers(sources, tmp_path, capfd) -> None:
     convert(sources["qwen3"], tmp_path / "out", type="q4_k_m")
     artifact = open_artifact(tmp_path / "out")
+    llamacpp._log.attach(llama_cpp)  # and let ggml load the library for this processor
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = False
     model = llama_cpp.llama_model_load_from_file(str(artifact.file("gguf")).encode(), params)
