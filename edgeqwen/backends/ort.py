@@ -14,6 +14,7 @@ from edgeqwen.artifact import open_artifact
 from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chunks
 from edgeqwen.backends.kv_slab import KvSlab
 from edgeqwen.errors import ArtifactError, EngineError, EngineMissingError, InterruptedForwardError
+from edgeqwen.huge_pages import on_huge_pages
 from edgeqwen.onnx_file import check_onnx
 from edgeqwen.plan import Plan
 from edgeqwen.types import ModelShape
@@ -261,6 +262,7 @@ def _open(ort: Any, path: Path, settings: OrtSettings) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")  # a model that waits burns nothing
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with on_huge_pages():
+            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001
         raise EngineError(f"{path}: ONNX Runtime cannot load it: {error}") from None

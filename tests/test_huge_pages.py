@@ -1,0 +1,76 @@
+"""Huge pages: what is allocated meanwhile is advised and holds what it held; what was there before is left alone."""
+
+import ctypes
+import mmap
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeqwen import huge_pages
+from edgeqwen.huge_pages import on_huge_pages
+
+SIZE = 64 << 20
+
+
+def private(fill):
+    """A private anonymous mapping of SIZE bytes."""
+    memory = mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.write(bytes([fill]) * SIZE)
+    return memory
+
+
+def is_advised(memory):
+    """Whether the kernel has the middle of it down for huge pages."""
+    middle = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + SIZE // 2
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(span[1], 16) <= middle < int(span[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return "hg" in line.split()
+    raise AssertionError("the mapping is not in smaps")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not huge_pages.PAGE_SIZE.exists(), reason="no huge pages on this system")
+def test_what_is_allocated_meanwhile_is_advised_and_holds_what_it_held():
+    before = private(1)
+    with on_huge_pages():
+        meanwhile = private(2)
+    after = private(3)
+    assert [is_advised(memory) for memory in (before, meanwhile, after)] == [False, True, False]
+    assert [set(memory[:]) for memory in (before, meanwhile, after)] == [{1}, {2}, {3}]
+
+
+@pytest.mark.parametrize("text", [None, "", "none\n"])
+def test_where_there_are_none_nothing_is_asked_for(text, tmp_path, monkeypatch):
+    page_size = tmp_path / "hpage_pmd_size"
+    if text is not None:
+        page_size.write_text(text)
+    monkeypatch.setattr(huge_pages, "PAGE_SIZE", page_size)
+    monkeypatch.setattr(huge_pages, "_madvise", lambda: pytest.fail("asked"))
+    with on_huge_pages():
+        private(4).close()
+
+
+def test_where_the_map_cannot_be_read_nothing_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(huge_pages, "MAPS", tmp_path / "absent")
+    monkeypatch.setattr(huge_pages, "_madvise", lambda: pytest.fail("asked"))
+    with on_huge_pages():
+        private(5).close()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "new"),
+    [
+        ([], [(0, 4)], [(0, 4)]),
+        ([(0, 4)], [(0, 4)], []),
+        ([(2, 4)], [(0, 8)], [(0, 2), (4, 8)]),
+        ([(0, 4), (6, 8)], [(0, 8)], [(4, 6)]),
+        ([(0, 4)], [(2, 6)], [(4, 6)]),
+        ([(0, 2), (8, 9)], [(0, 2), (4, 6)], [(4, 6)]),
+    ],
+)
+def test_only_what_is_new_counts(before, after, new):
+    assert list(huge_pages._new(before, after)) == new
