@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 RESULTS = ROOT / "benchmarks" / "results" / "onnx.json"
 PLAIN, DEFAULT, FAST = "q4_0", "int4", "int4_fast"  # plain rounding; searched zero points; with a table of 4 bits, too
-# calibrated ones by the names of their folders: what they are, in blocks of 128
-CALIBRATED = {f"{kind}-calibrated": kind for kind in (DEFAULT, FAST)}
+CALIBRATED = {f"{DEFAULT}-calibrated": DEFAULT}  # by the name of its folder; calibrated, FAST is the same
 
 
 class Side:

@@ -76,6 +76,7 @@ def calibrate(
         if targets:
             _round_part(parts, number, batches, targets, rounding)
         batches = [values for values, _ in parts.each(number, batches, {})]
+    _round_head(plan, batches, rounding)
     return Calibrated(sum(len(page) for page in pages), rounding.errors())
 
 
@@ -106,6 +107,18 @@ def _round_part(
             inputs[source].add(_tamed(tokens.reshape(-1, tokens.shape[-1])[rows]))
     for source, target in targets.items():
         rounding.round(target, inputs.pop(source))
+
+
+def _round_head(plan: OnnxPlan, batches: Sequence[Values], rounding: _Rounding) -> None:
+    """The rows that give the logits, for what the last norm gives; as the embedding, too, they are what is read."""
+    target = _target(plan.matrices.get("head") or plan.matrices["table"])
+    if target is None:
+        return
+    inputs = Inputs(target.planned.matrix.n_in, target.grid.block_size)
+    for batch in batches:
+        tokens = batch["norm.out"]
+        inputs.add(_tamed(tokens.reshape(-1, tokens.shape[-1])[batch["logit_rows"]]))
+    rounding.round(target, inputs)
 
 
 def _tamed(tokens: Floats) -> Floats:

@@ -50,13 +50,10 @@ TYPES: Final[Mapping[str, OnnxType]] = MappingProxyType(
         "q4_0": OnnxType(Grid(4, 32, half=True), Grid(8, 32, half=True)),
     }
 )
-# Rounded for what they are multiplied by, weights in blocks of 128 lose about as little as the nearest in blocks of 64.
-CALIBRATED: Final[Mapping[str, OnnxType]] = MappingProxyType(
-    {
-        "int4": OnnxType(Grid(4, 128, zeros=True), Grid(8, 128)),
-        "int4_fast": OnnxType(Grid(4, 128, zeros=True), Grid(4, 64, zeros=True)),
-    }
-)
+# Rounded for what they are multiplied by, weights in blocks of 128 lose about as little as the nearest in blocks of 64,
+# and a table of 4 bits as little as one of 8: calibrated, both types are the same.
+_CALIBRATED: Final = OnnxType(Grid(4, 128, zeros=True), Grid(4, 64, zeros=True))
+CALIBRATED: Final[Mapping[str, OnnxType]] = MappingProxyType({"int4": _CALIBRATED, "int4_fast": _CALIBRATED})
 _FORMER: Final = {"f32": "fp32", "int4-fast": "int4_fast"}
 
 

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 @click.option(
     "--calibrate",
     is_flag=True,
-    help="Run an int4 ONNX graph over some text and round it so that its products change least: a smaller file that "
-    "loses about as little; takes minutes.",
+    help="Run an int4 ONNX graph over some text and round it so that its products change least: a smaller and faster "
+    "model that loses little more; takes minutes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def convert(  # noqa: PLR0913 - its options

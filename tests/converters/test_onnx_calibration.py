@@ -121,9 +121,9 @@ def test_columns_go_together_in_runs_that_cut_no_block(width, block) -> None:
     assert all(run.stop - run.start <= COLUMNS_MAX + block and run.start % block == 0 for run in runs)
 
 
-def converted(out, *, calibrate=True, **settings):
+def converted(out, type="int4", *, calibrate=True, **settings):
     with open_checkpoint(NANO, name="nano") as checkpoint:
-        report = convert_checkpoint(checkpoint, out, type="int4", formats=("onnx",), calibrate=calibrate, **settings)
+        report = convert_checkpoint(checkpoint, out, type=type, formats=("onnx",), calibrate=calibrate, **settings)
     return open_artifact(out), report
 
 
@@ -163,10 +163,10 @@ def test_nano_is_nearer_to_its_exact_self(pair, tmp_path) -> None:
         return float((np.exp(exact) * (exact - logits(artifact))).sum(axis=1).mean())
 
     assert divergence(calibrated) < 0.8 * divergence(plain)
-    smaller, _ = converted(tmp_path / "smaller", calibrate=False)  # blocks: half of these
-    sizes = [next(one.path.glob("weights-*.data")).stat().st_size for one in (calibrated, smaller)]
+    larger, _ = converted(tmp_path / "larger", "int4_fast", calibrate=False)  # blocks half as long, the same table
+    sizes = [next(one.path.glob("weights-*.data")).stat().st_size for one in (calibrated, larger)]
     assert sizes[0] < sizes[1]
-    assert divergence(calibrated) < 0.8 * divergence(smaller)
+    assert divergence(calibrated) < 0.8 * divergence(larger)
 
 
 def test_only_weights_on_grids_of_our_choice_are_others(pair) -> None:
@@ -183,6 +183,8 @@ def test_only_weights_on_grids_of_our_choice_are_others(pair) -> None:
                 free[place.offset : place.offset + place.nbytes] = True
     assert len(changed) > 0.05 * free.sum()
     assert free[changed].all()
+    table = plan.matrices["table"].matrix.weight
+    assert ((changed >= table.offset) & (changed < table.offset + table.nbytes)).sum() > 0.05 * table.nbytes
     assert plain.manifest.files.keys() != calibrated.manifest.files.keys()  # named by what they hold
     assert report.calibrated_on == sum(map(len, calibration_pages(Tokenizer.from_file(str(NANO / "tokenizer.json")))))
     assert pair[0][1].calibrated_on is None
