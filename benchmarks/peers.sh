@@ -34,7 +34,7 @@ for target in "${targets[@]}"; do
   [ -x "build/bin/$target" ] || missing+=("$target")
 done
 if [ "${#missing[@]}" -gt 0 ]; then
-  # as in the Makefile: GCC before 13 breaks AMX
+  # GCC before 13 loads half of an AMX tile configuration, and llama.cpp dies of it (edgeqwen/engine_source.py)
   no_amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
   # shellcheck disable=SC2086 # three words
   if c++ $no_amx -x c++ -fsyntax-only /dev/null 2>/dev/null; then

@@ -104,7 +104,7 @@ def _round_part(
     for batch, (_, seen) in zip(batches, parts.each(number, batches, {}, tuple(targets)), strict=True):
         rows = batch["logit_rows"]
         for source, tokens in seen.items():
-            inputs[source].add(_tamed(tokens.reshape(-1, tokens.shape[-1])[rows]))
+            inputs[source].add(_tamed(tokens, rows))
     for source, target in targets.items():
         rounding.round(target, inputs.pop(source))
 
@@ -116,13 +116,13 @@ def _round_head(plan: OnnxPlan, batches: Sequence[Values], rounding: _Rounding) 
         return
     inputs = Inputs(target.planned.matrix.n_in, target.grid.block_size)
     for batch in batches:
-        tokens = batch["norm.out"]
-        inputs.add(_tamed(tokens.reshape(-1, tokens.shape[-1])[batch["logit_rows"]]))
+        inputs.add(_tamed(batch["norm.out"], batch["logit_rows"]))
     rounding.round(target, inputs)
 
 
-def _tamed(tokens: Floats) -> Floats:
-    """The tokens [n, width], none of a norm far above the others'."""
+def _tamed(tokens: Floats, rows: Sequence[int]) -> Floats:
+    """The tokens [n, width] of [prompts, longest, width] that are no padding, none of a norm far above the others'."""
+    tokens = tokens.reshape(-1, tokens.shape[-1])[rows]
     norms = np.linalg.norm(tokens, axis=1, keepdims=True)
     tamed: Floats = tokens * np.minimum(1, _LARGEST * np.median(norms) / np.maximum(norms, 1e-30))
     return tamed

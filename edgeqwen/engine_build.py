@@ -84,22 +84,22 @@ def choose_variants(platform: Platform, names: Sequence[str] | None, tools: Tool
         if name not in platform.variants:
             raise RequestError(f"{platform.name} has no variant {name!r}; there are {', '.join(platform.variants)}")
     wanted = [name for name in platform.variants if names is None or name in names]
-    unknown = [name for name in wanted if name in platform.newer and not _knows(tools.c, platform.newer[name])]
+    unknown = [name for name in wanted if not _compiles(platform, name, tools)]
     return [name for name in wanted if name not in unknown], unknown
 
 
 def _native(platform: Platform, tools: Toolchain) -> str:
     """The variant that ggml would take here of all that the compiler knows."""
     flags = device.cpu_flags() if platform.native else None
-    known = {
-        name: needs
-        for name, needs in platform.variants.items()
-        if name not in platform.newer or _knows(tools.c, platform.newer[name])
-    }
+    known = {name: needs for name, needs in platform.variants.items() if _compiles(platform, name, tools)}
     best = best_variant(known, flags)
     if best is None:
         raise RequestError(f"what {NATIVE} is for {platform.name} is not known here: name variants")
     return best
+
+
+def _compiles(platform: Platform, variant: str, tools: Toolchain) -> bool:
+    return variant not in platform.newer or _knows(tools.c, platform.newer[variant])
 
 
 def _knows(compiler: str, march: str) -> bool:
