@@ -87,7 +87,7 @@ def _attention(pieces: Pieces, shape: ModelShape, placed: Placed, number: int, n
         [query, key, value, *past, "seqlens_k", "total_sequence_length", *rotation],
         [f"{at}.attended", f"present.{number}.key", f"present.{number}.value"],
         num_heads=shape.num_attention_heads, kv_num_heads=shape.num_key_value_heads, do_rotary=1,
-        rotary_interleaved=0, scale=shape.head_dim**-0.5, local_window_size=-1,
+        rotary_interleaved=0, scale=1.0, local_window_size=-1,  # see rope.rotation
     )  # fmt: skip
 
 

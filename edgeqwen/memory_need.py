@@ -14,6 +14,8 @@ from edgeqwen.types import ModelShape
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}  # of one value, block scales included
 MIB = 1 << 20
 STEP_TOKENS = 512  # of a prompt that are computed at once
+SCORE_STEP_TOKENS = (64, 128)  # least and most where the scores of a step stand in memory; more are computed no faster
+SCORE_BYTES = 64 * MIB  # that they take, as far as the least allows
 ASIDE_TOKENS = 256  # a piece of a prompt: larger ones are computed no faster, and smaller ones stopped sooner
 SWAP_TOKENS = 128  # a piece of a kept prefix that is moved out of the cache, or back, at once
 STEP_ROWS = 32  # of logits that a step gives at most, one for every answer that runs in it
@@ -73,6 +75,19 @@ def repacked_types(machine: str, features: Collection[str] | None) -> frozenset[
     if kind in {"aarch64", "arm64"} and (features is None or "dotprod" in features):
         return frozenset({"Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL"})
     return frozenset()
+
+
+def keeps_scores(machine: str) -> bool:
+    """Whether a step's attention scores stand in memory under ONNX Runtime here (backends/ort.py says why)."""
+    return machine.lower() in {"x86_64", "amd64"}
+
+
+def onnx_step_tokens(shape: ModelShape, slots: int, machine: str) -> int:
+    """Tokens of a prompt that ONNX Runtime computes at once where a sequence has so many slots."""
+    if not keeps_scores(machine):
+        return STEP_TOKENS
+    least, most = SCORE_STEP_TOKENS
+    return min(most, max(least, SCORE_BYTES // (4 * shape.num_attention_heads * slots)))
 
 
 class Sized(Protocol):
@@ -207,10 +222,13 @@ def memory_need(
     """
     kv = kv_type or ("f32" if engine == "ort" else "f16")
     overhead = OVERHEADS[engine]
+    slots, scores = context_length, 1 if kv == "f32" else 0
+    if engine == "ort":
+        slots, scores = context_length // rows, 2 if keeps_scores(machine) else 0  # its arena has pieces over
+        step_tokens = onnx_step_tokens(shape, slots, machine)
     step = min(step_tokens, context_length)
     compute = _activations(shape, step, overhead)
-    if engine == "llamacpp" and kv == "f32":  # no flash attention: the scores of a step stand in memory
-        compute += 4 * step * context_length * shape.num_attention_heads
+    compute += scores * 4 * step * slots * shape.num_attention_heads  # where there is no flash attention
     need = MemoryNeed(
         weights_bytes=weights.total_bytes,
         repacked_bytes=0,

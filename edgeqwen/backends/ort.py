@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,13 @@ from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chu
 from edgeqwen.backends.kv_slab import KvSlab
 from edgeqwen.errors import ArtifactError, EngineError, EngineMissingError, InterruptedForwardError
 from edgeqwen.huge_pages import on_huge_pages
+from edgeqwen.memory_need import STEP_TOKENS, keeps_scores, onnx_step_tokens
 from edgeqwen.onnx_file import check_onnx
 from edgeqwen.plan import Plan
 from edgeqwen.types import ModelShape
 
-STEP_TOKENS, STEP_ROWS = 512, 64
+STEP_ROWS = 64
+_NO_FLASH = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,9 @@ class OrtBackend:
                 "the graph was changed, convert the model again"
             )
         settings = OrtSettings(
-            plan.context_length, plan.threads, sequences=plan.sequences, pool_tokens=plan.pool_tokens
-        )
+            plan.context_length, plan.threads, sequences=plan.sequences, pool_tokens=plan.pool_tokens,
+            step_tokens=onnx_step_tokens(artifact.manifest.shape, plan.context_length, platform.machine()),
+        )  # fmt: skip
         kind: type[OrtBackend] = cls
         if "seqlens_k" not in checked.inputs:  # another exporter's graph
             from edgeqwen.backends.ort_plain import OrtPlainBackend  # noqa: PLC0415 - it builds on this file
@@ -253,6 +259,23 @@ def _import() -> Any:
     return onnxruntime
 
 
+@contextmanager
+def _attention_by_products() -> Iterator[None]:
+    """On x86, let what is loaded in the `with` statement compute attention by matrix products, unless the user chose.
+
+    ONNX Runtime's loop over the keys of one new token is compiled for SSE alone; its products use AVX2 or AVX-512, and
+    prompts take as long with either. It reads the variable when it makes an operator.
+    """
+    if not keeps_scores(platform.machine()) or _NO_FLASH in os.environ:
+        yield
+        return
+    os.environ[_NO_FLASH] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_NO_FLASH]
+
+
 def _open(ort: Any, path: Path, settings: OrtSettings) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = settings.threads, 1
@@ -262,7 +285,7 @@ def _open(ort: Any, path: Path, settings: OrtSettings) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")  # a model that waits burns nothing
     try:
-        with on_huge_pages():
+        with on_huge_pages(), _attention_by_products():
             return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001
         raise EngineError(f"{path}: ONNX Runtime cannot load it: {error}") from None

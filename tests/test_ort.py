@@ -1,0 +1,67 @@
+"""How ONNX Runtime is told to compute attention, and in which steps; what it computes is test_backend_contract.py's."""
+
+import os
+import platform
+
+import numpy as np
+import pytest
+
+from edgeqwen.artifact import open_artifact
+from edgeqwen.backends import ort
+from edgeqwen.backends.base import Chunk
+from edgeqwen.backends.ort import OrtBackend, OrtSettings
+from edgeqwen.memory_need import onnx_step_tokens
+from edgeqwen.published import PUBLISHED
+
+VARIABLE = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+IDS = [int(i) for i in np.random.default_rng(3).integers(0, 4000, 150)]
+
+
+@pytest.mark.parametrize(
+    ("machine", "given", "inside"),
+    [("x86_64", None, "1"), ("AMD64", None, "1"), ("aarch64", None, None), ("x86_64", "0", "0"), ("arm64", "1", "1")],
+)
+def test_on_x86_attention_is_computed_by_products_unless_the_user_chose(machine, given, inside, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    if given is not None:
+        monkeypatch.setenv(VARIABLE, given)
+    with ort._attention_by_products():
+        assert os.environ.get(VARIABLE) == inside
+    assert os.environ.get(VARIABLE) == given
+
+
+def test_the_variable_is_gone_when_a_graph_cannot_be_loaded(tmp_path, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(Exception, match="cannot load it"):
+        ort._open(ort._import(), tmp_path / "absent.onnx", OrtSettings(64, threads=1))
+    assert VARIABLE not in os.environ
+
+
+def test_both_ways_compute_the_same(nano_artifact, monkeypatch):
+    artifact = open_artifact(nano_artifact("fp32", "onnx"))
+    rows = []
+    for value in ("0", "1"):
+        monkeypatch.setenv(VARIABLE, value)
+        backend = OrtBackend(artifact.file("onnx"), artifact.manifest.shape, OrtSettings(256, threads=2))
+        pieces = [IDS[:70], *([i] for i in IDS[70:])]
+        rows.append([backend.forward([Chunk(0, tuple(piece))])[0][-1].copy() for piece in pieces])
+        backend.close()
+    np.testing.assert_allclose(*rows, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("machine", "slots", "tokens"),
+    [("x86_64", 512, 128), ("x86_64", 8192, 128), ("AMD64", 16384, 64), ("x86_64", 40960, 64), ("aarch64", 40960, 512)],
+)
+def test_a_step_is_as_long_as_its_scores_allow(machine, slots, tokens):
+    assert onnx_step_tokens(PUBLISHED["Qwen/Qwen3-0.6B"], slots, machine) == tokens
+
+
+@pytest.mark.skipif(not ort.keeps_scores(platform.machine()), reason="on this processor steps are 512 tokens long")
+def test_a_loaded_model_takes_such_steps(nano_artifact):
+    from edgeqwen import load
+
+    model = load(nano_artifact("int4", "onnx"), engine="ort", context_length=1024)
+    assert model.backend.step_tokens == 128
+    model.close()
