@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 RESULTS = ROOT / "benchmarks" / "results" / "onnx.json"
 PLAIN, DEFAULT, FAST = "q4_0", "int4", "int4_fast"  # plain rounding; searched zero points; with a table of 4 bits, too
-CALIBRATED = {f"{DEFAULT}-calibrated": DEFAULT}  # by the name of its folder; calibrated, FAST is the same
+CALIBRATED = {f"{kind}-calibrated": kind for kind in (DEFAULT, FAST)}  # by the names of their folders
 
 
 class Side:
@@ -109,7 +109,7 @@ def exports(settings: argparse.Namespace) -> dict[str, Any]:
         facts[name] = once(settings.checkpoint, name, settings.work / name)
         facts[name]["bytes"] = folder_bytes(settings.work / name)
     if settings.larger:
-        for name in (PLAIN, DEFAULT, *CALIBRATED):
+        for name in (PLAIN, DEFAULT, f"{DEFAULT}-calibrated"):
             facts[f"larger-{name}"] = once(settings.larger, name, settings.work / "larger")
         shutil.rmtree(settings.work / "larger")
     return facts

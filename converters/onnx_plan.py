@@ -37,6 +37,13 @@ class OnnxType:
 
     body: Grid | None
     table: Grid | None
+    attended: Grid | None = None  # of the matrix behind attention, where it is another than the body's
+
+    def grid_of(self, matrix: str) -> Grid | None:
+        """The grid of a matrix by its name in the data file."""
+        if matrix in {"table", "head"}:
+            return self.table
+        return self.attended if self.attended and matrix.endswith(".o") else self.body
 
 
 TYPES: Final[Mapping[str, OnnxType]] = MappingProxyType(
@@ -51,9 +58,13 @@ TYPES: Final[Mapping[str, OnnxType]] = MappingProxyType(
     }
 )
 # Rounded for what they are multiplied by, weights in blocks of 128 lose about as little as the nearest in blocks of 64,
-# and a table of 4 bits as little as one of 8: calibrated, both types are the same.
-_CALIBRATED: Final = OnnxType(Grid(4, 128, zeros=True), Grid(4, 64, zeros=True))
-CALIBRATED: Final[Mapping[str, OnnxType]] = MappingProxyType({"int4": _CALIBRATED, "int4_fast": _CALIBRATED})
+# and a table of 4 bits as little as one of 8. Fewer scales are fewer bytes for every token.
+CALIBRATED: Final[Mapping[str, OnnxType]] = MappingProxyType(
+    {
+        "int4": OnnxType(Grid(4, 128, zeros=True), Grid(4, 64, zeros=True)),
+        "int4_fast": OnnxType(Grid(4, 256, zeros=True), Grid(4, 128, zeros=True), attended=Grid(4, 128, zeros=True)),
+    }
+)
 _FORMER: Final = {"f32": "fp32", "int4-fast": "int4_fast"}
 
 
@@ -112,12 +123,12 @@ def plan_onnx(weights: Weights, type: str | None, *, shared_grid: bool = False, 
         name = {"int4": "q4_0", "int8": "q8_0"}.get(name, name)
     layout = _Layout(weights, CALIBRATED[name] if calibrated else TYPES.get(name))
     shape = weights.shape
-    layout.matrix("table", ("token_embd",), table=True)
+    layout.matrix("table", ("token_embd",))
     for number in range(shape.num_hidden_layers):
         for matrix, parts in _LAYER_MATRICES.items():
             layout.matrix(f"layers.{number}.{matrix}", tuple(f"blk.{number}.{part}" for part in parts))
     if not shape.tie_word_embeddings:
-        layout.matrix("head", ("output",), table=True)
+        layout.matrix("head", ("output",))
     for number in range(shape.num_hidden_layers):
         for array, parts in _LAYER_ARRAYS.items():
             layout.array(f"layers.{number}.{array}", tuple(f"blk.{number}.{part}" for part in parts))
@@ -144,12 +155,12 @@ class _Layout:
         self.size += nbytes + -nbytes % ALIGNMENT
         return place
 
-    def matrix(self, name: str, parts: tuple[str, ...], *, table: bool = False) -> None:
+    def matrix(self, name: str, parts: tuple[str, ...]) -> None:
         sources = tuple(f"{part}.weight" for part in parts)
         rows = tuple(self._dims[source][0] for source in sources)
         n_out, n_in = sum(rows), self._dims[sources[0]][1]
         kinds = {self._weights.kind(source) for source in sources}
-        grid = stored_grid(kinds) if self._type is None else self._type.table if table else self._type.body
+        grid = stored_grid(kinds) if self._type is None else self._type.grid_of(name)
         if grid is None:
             placed = Matrix(n_out, n_in, self.place(f"{name}.weight", "float32", (n_out, n_in)))
             self.matrices[name] = PlannedMatrix(placed, sources, rows, None)

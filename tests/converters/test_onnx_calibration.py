@@ -127,14 +127,14 @@ def converted(out, type="int4", *, calibrate=True, **settings):
     return open_artifact(out), report
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
+@pytest.fixture(scope="module", params=["int4", "int4_fast"])
+def pair(request, tmp_path_factory):
     """With the nearest levels and calibrated, on the same grids."""
     folder = tmp_path_factory.mktemp("calibrated")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_plan, "TYPES", onnx_plan.TYPES | onnx_plan.CALIBRATED)
-        plain = converted(folder / "plain", calibrate=False)
-    return plain, converted(folder / "calibrated")
+        plain = converted(folder / "plain", request.param, calibrate=False)
+    return plain, converted(folder / "calibrated", request.param)
 
 
 def logits(artifact):
@@ -173,7 +173,7 @@ def test_only_weights_on_grids_of_our_choice_are_others(pair) -> None:
     (plain, _), (calibrated, report) = pair
     one, other = (np.fromfile(next(artifact.path.glob("weights-*.data")), np.uint8) for artifact, _ in pair)
     with open_checkpoint(NANO, name="nano") as checkpoint:
-        plan = plan_onnx(CheckpointWeights(checkpoint), "int4", calibrated=True)
+        plan = plan_onnx(CheckpointWeights(checkpoint), report.type, calibrated=True)
     changed = np.flatnonzero(one != other)
     free = np.zeros(len(one), bool)
     for planned in plan.matrices.values():
@@ -211,9 +211,9 @@ def test_a_missing_engine_is_named(tmp_path, monkeypatch) -> None:
 
 
 def test_twice_is_the_same(pair, tmp_path) -> None:
-    _, (calibrated, _) = pair
+    _, (calibrated, report) = pair
     seen = []
-    again, _ = converted(tmp_path / "again", progress=lambda *step: seen.append(step))
+    again, _ = converted(tmp_path / "again", report.type, progress=lambda *step: seen.append(step))
     assert again.manifest.files == calibrated.manifest.files
     layers = [(done, total) for done, total, what in seen if what == CALIBRATING]
     assert layers == [(number, layers[0][1]) for number in range(layers[0][1])]
