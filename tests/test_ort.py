@@ -31,6 +31,19 @@ def test_on_x86_attention_is_computed_by_products_unless_the_user_chose(machine,
     assert os.environ.get(VARIABLE) == given
 
 
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_of_two_loads_the_last_takes_the_variable_away(first_out, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    loads = [ort._attention_by_products(), ort._attention_by_products()]
+    for load in loads:
+        load.__enter__()
+    for load in (loads[first_out], loads[1 - first_out]):
+        assert os.environ[VARIABLE] == "1"
+        load.__exit__(None, None, None)
+    assert VARIABLE not in os.environ
+
+
 def test_the_variable_is_gone_when_a_graph_cannot_be_loaded(tmp_path, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(Exception, match="cannot load it"):

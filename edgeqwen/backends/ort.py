@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from edgeqwen.types import ModelShape
 
 STEP_ROWS = 64
 _NO_FLASH = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+_setting, _loads = threading.Lock(), set[object]()  # of those that set it: the last one takes it away
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,14 +268,18 @@ def _attention_by_products() -> Iterator[None]:
     ONNX Runtime's loop over the keys of one new token is compiled for SSE alone; its products use AVX2 or AVX-512, and
     prompts take as long with either. It reads the variable when it makes an operator.
     """
-    if not keeps_scores(platform.machine()) or _NO_FLASH in os.environ:
-        yield
-        return
-    os.environ[_NO_FLASH] = "1"
+    with _setting:
+        load = object()
+        if keeps_scores(platform.machine()) and (_loads or _NO_FLASH not in os.environ):
+            os.environ[_NO_FLASH] = "1"
+            _loads.add(load)
     try:
         yield
     finally:
-        del os.environ[_NO_FLASH]
+        with _setting:
+            if _loads == {load}:
+                os.environ.pop(_NO_FLASH, None)
+            _loads.discard(load)
 
 
 def _open(ort: Any, path: Path, settings: OrtSettings) -> Any:
