@@ -37,13 +37,10 @@ class OnnxType:
 
     body: Grid | None
     table: Grid | None
-    attended: Grid | None = None  # of the matrix behind attention, where it is another than the body's
 
     def grid_of(self, matrix: str) -> Grid | None:
         """The grid of a matrix by its name in the data file."""
-        if matrix in {"table", "head"}:
-            return self.table
-        return self.attended if self.attended and matrix.endswith(".o") else self.body
+        return self.table if matrix in {"table", "head"} else self.body
 
 
 TYPES: Final[Mapping[str, OnnxType]] = MappingProxyType(
@@ -62,7 +59,7 @@ TYPES: Final[Mapping[str, OnnxType]] = MappingProxyType(
 CALIBRATED: Final[Mapping[str, OnnxType]] = MappingProxyType(
     {
         "int4": OnnxType(Grid(4, 128, zeros=True), Grid(4, 64, zeros=True)),
-        "int4_fast": OnnxType(Grid(4, 256, zeros=True), Grid(4, 128, zeros=True), attended=Grid(4, 128, zeros=True)),
+        "int4_fast": OnnxType(Grid(4, 256, zeros=True), Grid(4, 128, zeros=True)),
     }
 )
 _FORMER: Final = {"f32": "fp32", "int4-fast": "int4_fast"}
