@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeqwen.errors import EngineError
 
-_MAGIC = b"edgeqwen kv 1\n"
+_MAGIC = b"edgeqwen kv 2\n"  # 1 held keys that were not scaled
 _HEADER_BYTES = 4096 - len(_MAGIC)  # padded: the values begin at a page
 
 
