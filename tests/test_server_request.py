@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeqwen.errors import RequestError
@@ -217,6 +217,7 @@ json_values = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first draw, on a machine that is busy
 @given(st.dictionaries(st.sampled_from([*CHAT, *TEXT, *REFUSED, "zz"]), json_values, max_size=8), st.booleans())
 def test_any_json_is_read_or_refused(body, with_messages):
     """No body gets an exception past the reader that is not one of ours."""

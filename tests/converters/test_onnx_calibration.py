@@ -154,7 +154,7 @@ def artifact_tokens(text):
 
 
 def test_nano_is_nearer_to_its_exact_self(pair, tmp_path) -> None:
-    (plain, _), (calibrated, _) = pair
+    (plain, _), (calibrated, report) = pair
     with open_checkpoint(NANO, name="nano") as checkpoint:
         convert_checkpoint(checkpoint, tmp_path / "fp32", type="fp32", formats=("onnx",))
     exact = logits(open_artifact(tmp_path / "fp32"))
@@ -163,10 +163,10 @@ def test_nano_is_nearer_to_its_exact_self(pair, tmp_path) -> None:
         return float((np.exp(exact) * (exact - logits(artifact))).sum(axis=1).mean())
 
     assert divergence(calibrated) < 0.8 * divergence(plain)
-    larger, _ = converted(tmp_path / "larger", "int4_fast", calibrate=False)  # blocks half as long, the same table
+    larger, _ = converted(tmp_path / "larger", "int4_fast", calibrate=False)  # blocks of half or a quarter
     sizes = [next(one.path.glob("weights-*.data")).stat().st_size for one in (calibrated, larger)]
     assert sizes[0] < sizes[1]
-    assert divergence(calibrated) < 0.8 * divergence(larger)
+    assert divergence(calibrated) < {"int4": 0.8, "int4_fast": 0.9}[report.type] * divergence(larger)
 
 
 def test_only_weights_on_grids_of_our_choice_are_others(pair) -> None:
