@@ -90,6 +90,13 @@ def onnx_step_tokens(shape: ModelShape, slots: int, machine: str) -> int:
     return min(most, max(least, SCORE_BYTES // (4 * shape.num_attention_heads * slots)))
 
 
+def onnx_score_bytes(shape: ModelShape, slots: int, machine: str) -> int:
+    """Bytes of the scores of a step under ONNX Runtime, whose arena has as much over; 0 where it keeps none."""
+    if not keeps_scores(machine):
+        return 0
+    return 2 * 4 * min(onnx_step_tokens(shape, slots, machine), slots) * slots * shape.num_attention_heads
+
+
 class Sized(Protocol):
     """A tensor of a file: its name and type are GGUF's."""
 
@@ -222,13 +229,13 @@ def memory_need(
     """
     kv = kv_type or ("f32" if engine == "ort" else "f16")
     overhead = OVERHEADS[engine]
-    slots, scores = context_length, 1 if kv == "f32" else 0
-    if engine == "ort":
-        slots, scores = context_length // rows, 2 if keeps_scores(machine) else 0  # its arena has pieces over
-        step_tokens = onnx_step_tokens(shape, slots, machine)
-    step = min(step_tokens, context_length)
+    slots = context_length // rows
+    step = min(onnx_step_tokens(shape, slots, machine) if engine == "ort" else step_tokens, context_length)
     compute = _activations(shape, step, overhead)
-    compute += scores * 4 * step * slots * shape.num_attention_heads  # where there is no flash attention
+    if engine == "ort":
+        compute += onnx_score_bytes(shape, slots, machine)
+    elif kv == "f32":  # no flash attention: the scores of a step stand in memory
+        compute += 4 * step * context_length * shape.num_attention_heads
     need = MemoryNeed(
         weights_bytes=weights.total_bytes,
         repacked_bytes=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeqwen.device import Device
 from edgeqwen.engines import AUTO, ENGINES, Engine, engine_named
@@ -21,6 +21,7 @@ from edgeqwen.memory_need import (
     Weights,
     kv_bytes_per_token,
     memory_need,
+    onnx_score_bytes,
     with_aside,
     with_swap,
 )
@@ -189,6 +190,10 @@ class _Wish:
         )  # fmt: skip
         if aside:
             need = with_aside(need, self.shape, self.context_length, kv_type)
+        shared = pool // (self.parallel or 1)
+        if self.engine.name == "ort" and shared < self.context_length:  # each has its slots, whatever the pool holds
+            scores = [onnx_score_bytes(self.shape, n, self.device.machine) for n in (self.context_length, shared)]
+            need = replace(need, compute_bytes=need.compute_bytes + max(0, scores[0] - scores[1]))
         return _Attempt(layout, kv_type, pool, need, aside)
 
     def _pool(self, layout: Layout, kv_type: str, full: int) -> int:

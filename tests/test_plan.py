@@ -296,6 +296,14 @@ def test_what_cannot_compute_aside_does_not_plan_for_it():
             plan(QWEN3_06B, Q4_0, device(16 * GIB), parallel=parallel)
 
 
+def test_scores_are_as_long_as_a_sequence_has_slots_whatever_the_pool_holds():
+    ort = EngineChoice("ort", "as asked")
+    cut = plan(QWEN3_06B, Q4_0, device(int(3.5 * GIB)), engine=ort, parallel=8, context_length=8192)
+    whole = plan(QWEN3_06B, Q4_0, device(64 * GIB), engine=ort, parallel=8, context_length=8192)
+    assert cut.pool_tokens < whole.pool_tokens == 8 * 8192
+    assert cut.need.parts["compute"] >= whole.need.parts["compute"] >= 2 * 4 * 128 * 8192 * 16
+
+
 def needs(weights=Q4_0, context=4096, kv_type="f16", layout=TWICE):
     return memory_need(
         QWEN3_06B, weights, machine="x86_64", context_length=context, kv_type=kv_type, layout=layout
