@@ -90,7 +90,7 @@ def onnx_step_tokens(shape: ModelShape, slots: int, machine: str) -> int:
     return min(most, max(least, SCORE_BYTES // (4 * shape.num_attention_heads * slots)))
 
 
-def onnx_score_bytes(shape: ModelShape, slots: int, machine: str) -> int:
+def _onnx_score_bytes(shape: ModelShape, slots: int, machine: str) -> int:
     """Bytes of the scores of a step under ONNX Runtime, whose arena has as much over; 0 where it keeps none."""
     if not keeps_scores(machine):
         return 0
@@ -220,22 +220,22 @@ def memory_need(
     engine: str = "llamacpp",
     kv_type: str | None = None,
     layout: Layout = TWICE,
-    step_tokens: int = STEP_TOKENS,
+    slots: int | None = None,
     rows: int = ANSWER_ROWS,
 ) -> MemoryNeed:
     """Bytes that a model of this shape needs at a context length, in one of the layouts.
 
-    For a server `context_length` is that of all its sequences together, and `rows` how many answers it has in a step.
+    For a server `context_length` is that of all its sequences together, `slots` that of each of them, and `rows` how
+    many answers it has in a step.
     """
     kv = kv_type or ("f32" if engine == "ort" else "f16")
     overhead = OVERHEADS[engine]
-    slots = context_length // rows
-    step = min(onnx_step_tokens(shape, slots, machine) if engine == "ort" else step_tokens, context_length)
-    compute = _activations(shape, step, overhead)
     if engine == "ort":
-        compute += onnx_score_bytes(shape, slots, machine)
-    elif kv == "f32":  # no flash attention: the scores of a step stand in memory
-        compute += 4 * step * context_length * shape.num_attention_heads
+        each = slots or context_length
+        compute = _activations(shape, min(onnx_step_tokens(shape, each, machine), context_length), overhead)
+        compute += _onnx_score_bytes(shape, each, machine)
+    else:
+        compute = _llama_step_bytes(shape, min(STEP_TOKENS, context_length), context_length, kv)
     need = MemoryNeed(
         weights_bytes=weights.total_bytes,
         repacked_bytes=0,
@@ -251,6 +251,12 @@ def memory_need(
     if not layout.mmap or not layout.repack:
         return need
     return replace(need, repacked_bytes=weights.repacked_bytes(machine, features))
+
+
+def _llama_step_bytes(shape: ModelShape, tokens: int, context_length: int, kv_type: str) -> int:
+    """Bytes of a step of llama.cpp; in f32 there is no flash attention, and the scores stand in memory."""
+    scores = 4 * tokens * context_length * shape.num_attention_heads if kv_type == "f32" else 0
+    return _activations(shape, tokens, OVERHEADS["llamacpp"]) + scores
 
 
 def _activations(shape: ModelShape, tokens: int, overhead: Overhead) -> int:
@@ -271,16 +277,13 @@ def _of_onnx(need: MemoryNeed, weights: Weights) -> MemoryNeed:
 
 def with_aside(need: MemoryNeed, shape: ModelShape, context_length: int, kv_type: str) -> MemoryNeed:
     """And a second context, of one sequence, that computes prompts in pieces of ASIDE_TOKENS."""
-    second = memory_need(
-        shape, Weights(0, {}), machine="",
-        context_length=context_length, kv_type=kv_type, step_tokens=ASIDE_TOKENS, rows=2,
-    )  # fmt: skip
-    handed_over = ASIDE_TOKENS * kv_bytes_per_token(shape, kv_type)
+    per_token = kv_bytes_per_token(shape, kv_type)
+    step = _llama_step_bytes(shape, min(ASIDE_TOKENS, context_length), context_length, kv_type)
     return replace(
         need,
-        kv_bytes=need.kv_bytes + second.kv_bytes,
-        compute_bytes=need.compute_bytes + second.compute_bytes + 2 * handed_over,
-        logits_bytes=need.logits_bytes + second.logits_bytes,
+        kv_bytes=need.kv_bytes + context_length * per_token,
+        compute_bytes=need.compute_bytes + step + 2 * ASIDE_TOKENS * per_token,
+        logits_bytes=need.logits_bytes + 4 * 2 * 2 * shape.vocab_size,
     )
 
 

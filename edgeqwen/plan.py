@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from edgeqwen.device import Device
 from edgeqwen.engines import AUTO, ENGINES, Engine, engine_named
@@ -21,7 +21,6 @@ from edgeqwen.memory_need import (
     Weights,
     kv_bytes_per_token,
     memory_need,
-    onnx_score_bytes,
     with_aside,
     with_swap,
 )
@@ -186,14 +185,11 @@ class _Wish:
         need = memory_need(
             self.shape, self.weights,
             machine=self.device.machine, features=self.device.features, context_length=pool,
-            engine=self.engine.name, kv_type=kv_type, layout=layout, rows=self.parallel or 1,
+            engine=self.engine.name, kv_type=kv_type, layout=layout, slots=self.context_length,
+            rows=self.parallel or 1,
         )  # fmt: skip
         if aside:
             need = with_aside(need, self.shape, self.context_length, kv_type)
-        shared = pool // (self.parallel or 1)
-        if self.engine.name == "ort" and shared < self.context_length:  # each has its slots, whatever the pool holds
-            scores = [onnx_score_bytes(self.shape, n, self.device.machine) for n in (self.context_length, shared)]
-            need = replace(need, compute_bytes=need.compute_bytes + max(0, scores[0] - scores[1]))
         return _Attempt(layout, kv_type, pool, need, aside)
 
     def _pool(self, layout: Layout, kv_type: str, full: int) -> int:
