@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 from edgeqwen.boards import THIS, Target, target_named
 from edgeqwen.engines import ENGINES, installed_engines
 from edgeqwen.memory_need import KV_BYTES, MIB, kv_bytes_per_token
-from edgeqwen.plan import RESERVE, EngineChoice, Plan, plan
+from edgeqwen.plan import CONTEXT_STEP, RESERVE, EngineChoice, Plan, longest_context, plan
 from edgeqwen.prospect import Option, Prospect, prospect
 from edgeqwen.published import PUBLISHED
 from edgeqwen.types import DEFAULT_TYPE
 
 # The order in which types are taken where several fit: the default first, then smaller ones, then larger ones.
 PREFERENCE = (DEFAULT_TYPE, "q4_k_s", "q4_0", "int4", "int4_fast", "q5_k_m", "q6_k", "q8_0", "int8")
-CONTEXT_STEP = 256
 LEAST_CONTEXT = 1024  # tokens; a question with some thinking and its answer
 
 
@@ -133,24 +131,8 @@ def _row(model: Prospect, option: Option, target: Target, context_length: int | 
         engine=EngineChoice(engine.name, f"{engine.name}: reads {engine.format}"), context_length=context_length,
         gpu_layers=None, parallel=parallel, force=True,
     )  # fmt: skip
-    longest = _longest(model, option, target, engine.name, parallel)
+    longest = longest_context(model.shape, option.weights, target.device, engine, parallel=parallel)
     return Row(option.type, engine.name, option.format, option.file_bytes, option.weights.read_bytes, found, longest)
-
-
-def _longest(model: Prospect, option: Option, target: Target, engine: str, parallel: int | None) -> int:
-    """Tokens of context for which there is memory, in steps of 256 to all that the model was made for."""
-    most = model.shape.max_position_embeddings
-    contexts = [*range(CONTEXT_STEP, most, CONTEXT_STEP), most]
-
-    def too_long(context_length: int) -> bool:
-        found = plan(
-            model.shape, option.weights, target.device,
-            engine=EngineChoice(engine, ""), context_length=context_length, parallel=parallel, force=True,
-        )  # fmt: skip
-        return not found.fits
-
-    count = bisect_left(contexts, True, key=too_long)  # noqa: FBT003 - the first that is too long
-    return contexts[count - 1] if count else 0
 
 
 def _best(rows: Collection[Row], usable: Collection[str]) -> Row | None:

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MAPS = Path("/proc/self/maps")
+MAPS = Path("/proc/self/smaps")
 PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+_REFUSED = "nh"  # among a range's flags: it was asked to have none (proc(5))
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # linux/mman.h; the second since Linux 6.1: at once, not sometime
 
 Range = tuple[int, int]  # addresses: first, behind the last
@@ -24,6 +25,7 @@ Range = tuple[int, int]  # addresses: first, behind the last
 def on_huge_pages() -> Iterator[None]:
     """What is allocated in the `with` statement lies on huge pages after it, where the system has them to give.
 
+    So does what other threads allocate meanwhile, unless it was asked to have none, as caches of keys and values are.
     It holds the same bytes in as much memory as before; moving them takes about a second a gigabyte.
     """
     before = _anonymous()
@@ -48,16 +50,22 @@ def _page_bytes() -> int:
 
 
 def _anonymous() -> list[Range]:
-    """The ranges of this process that can be written and belong to no file, in the order of their addresses."""
+    """The ranges of this process that can be written, belong to no file and may lie on huge pages, by addresses."""
     try:
         lines = MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     found: list[Range] = []
-    for addresses, rights, _, _, inode, *name in map(str.split, lines):
-        if rights == "rw-p" and inode == "0" and not (name and name[0].startswith("[stack")):
-            first, last = (int(address, 16) for address in addresses.split("-"))
-            found.append((first, last))
+    current: Range | None = None
+    for line in lines:
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            rights, _, _, inode, *name = rest
+            low, high = (int(address, 16) for address in first.split("-"))
+            ours = rights == "rw-p" and inode == "0" and not (name and name[0].startswith("[stack"))
+            current = (low, high) if ours else None
+        elif first == "VmFlags:" and current is not None and _REFUSED not in rest:
+            found.append(current)
     return found
 
 

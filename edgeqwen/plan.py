@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from edgeqwen.types import ModelShape
 
 CONTEXT_DEFAULT = 4096  # tokens: a chat of some pages; 448 MiB of KV cache for Qwen3-0.6B and 1.7B
 GPU_FIXED_BYTES = 700 * MIB  # an assumption: CUDA's own, and a step with its logits
+CONTEXT_STEP = 256  # tokens, in which the longest context that fits is told
 RESERVE = 0.9  # of the available memory; the rest is for everybody else
 
 
@@ -314,7 +316,8 @@ def _sizes(need: MemoryNeed, context_length: int) -> str:
 def _too_large(least: _Attempt, available: int, wish: _Wish, *, asked: bool) -> str:
     """Say what does not fit and which context would."""
     room = available if least.layout is AS_STORED else int(RESERVE * available)
-    fits = longest_context(least.need, wish.shape, least.kv_type, available, mapped=least.layout is AS_STORED)
+    kv_type = least.kv_type if asked else None
+    fits = longest_context(wish.shape, wish.weights, wish.device, wish.engine, kv_type=kv_type, parallel=wish.parallel)
     hint = f"context_length={fits} would fit" if fits else "a smaller model or a smaller type is needed"
     if asked and least.kv_type == "f16" and fits:
         hint += ", and kv_type='q8_0' takes about half of the cache"
@@ -322,14 +325,26 @@ def _too_large(least: _Attempt, available: int, wish: _Wish, *, asked: bool) -> 
     return f"{sizes} and {room // MIB} MiB may be used: {hint}; --force loads it all the same"
 
 
-def longest_context(need: MemoryNeed, shape: ModelShape, kv_type: str, available: int, *, mapped: bool) -> int:
-    """Tokens of context that would fit, in steps of 256; 0 where none does."""
-    per_token = kv_bytes_per_token(shape, kv_type)
-    left = (available if mapped else RESERVE * available) - need.total_bytes + need.kv_bytes
-    if mapped:
-        left = min(left, RESERVE * available - need.anonymous_bytes + need.kv_bytes)
-    fits = int(left) // per_token // 256 * 256
-    return max(0, min(fits, shape.max_position_embeddings))
+def longest_context(
+    shape: ModelShape,
+    weights: Weights,
+    device: Device,
+    engine: Engine,
+    *,
+    kv_type: str | None = None,
+    parallel: int | None = None,
+) -> int:
+    """Tokens of context for which there is memory, in steps of 256 to all that the model was made for; 0: none."""
+    most = shape.max_position_embeddings
+    contexts = [*range(CONTEXT_STEP, most, CONTEXT_STEP), most]
+    kv_types = (kv_type,) if kv_type is not None else _kv_types(engine, shape)
+
+    def too_long(tokens: int) -> bool:
+        wish = _Wish(shape, weights, device, engine, tokens, parallel, aside=False)  # which takes more than without
+        return not any(attempt.fits(device.memory_available_bytes) for attempt in wish.attempts(kv_types))
+
+    count = bisect_left(contexts, True, key=too_long)  # noqa: FBT003 - the first that is too long
+    return contexts[count - 1] if count else 0
 
 
 def whole_number(name: str, value: object, low: int, high: int, hint: str = "") -> None:

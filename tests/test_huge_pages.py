@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeqwen import huge_pages
+from edgeqwen.backends.kv_slab import KvSlab
 from edgeqwen.huge_pages import on_huge_pages
 
 SIZE = 64 << 20
@@ -21,16 +22,25 @@ def private(fill):
     return memory
 
 
-def is_advised(memory):
-    """Whether the kernel has the middle of it down for huge pages."""
-    middle = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + SIZE // 2
+def told(memory, field):
+    """What the kernel tells of the mapping that the middle of `memory` lies in."""
+    middle = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + len(memory) // 2
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
             inside = int(span[1], 16) <= middle < int(span[2], 16)
-        elif inside and line.startswith("VmFlags:"):
-            return "hg" in line.split()
+        elif inside and line.startswith(f"{field}:"):
+            return line.split()[1:]
     raise AssertionError("the mapping is not in smaps")
+
+
+def is_advised(memory):
+    """Whether the kernel has it down for huge pages."""
+    return "hg" in told(memory, "VmFlags")
+
+
+def resident_bytes(memory):
+    return int(told(memory, "Rss")[0]) << 10
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not huge_pages.PAGE_SIZE.exists(), reason="no huge pages on this system")
@@ -41,6 +51,15 @@ def test_what_is_allocated_meanwhile_is_advised_and_holds_what_it_held():
     after = private(3)
     assert [is_advised(memory) for memory in (before, meanwhile, after)] == [False, True, False]
     assert [set(memory[:]) for memory in (before, meanwhile, after)] == [{1}, {2}, {3}]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not huge_pages.PAGE_SIZE.exists(), reason="no huge pages on this system")
+def test_a_cache_that_another_thread_reserves_meanwhile_is_left_alone():
+    with on_huge_pages():
+        slab = KvSlab(2, 1, 4, 4096, 128)
+        slab.array[0, 0, 0, 0, :16] = 1
+    assert not is_advised(slab._map)
+    assert resident_bytes(slab._map) <= 1 << 20
 
 
 @pytest.mark.parametrize("text", [None, "", "none\n"])

@@ -49,13 +49,25 @@ def test_weights_are_never_twice_in_short_memory():
     assert "twice" in " ".join(poor.reasons)
 
 
-def test_what_cannot_fit_is_refused_with_a_context_that_would():
+@pytest.mark.parametrize(
+    ("engine", "kv_type", "available"),
+    [("llamacpp", None, 2 * GIB), ("llamacpp", "f32", 2 * GIB), ("llamacpp", "f16", 700 * MIB), ("ort", None, 2 * GIB)]
+    + [("ort", None, size * MIB) for size in (850, 950, 1050, 1200)],
+)
+def test_what_cannot_fit_is_refused_with_the_longest_context_that_would(engine, kv_type, available):
+    def asked(context_length):
+        choice = EngineChoice(engine, "as asked")
+        plan(QWEN3_06B, Q4_0, device(available), engine=choice, context_length=context_length, kv_type=kv_type)
+
     with pytest.raises(MemoryShortError, match=r"context_length=(\d+) would fit") as caught:
-        plan(QWEN3_06B, Q4_0, device(2 * GIB), context_length=40960)
-    fits = int(str(caught.value).split("context_length=")[1].split()[0])
-    plan(QWEN3_06B, Q4_0, device(2 * GIB), context_length=fits)
+        asked(40960)
+    fits = int(str(caught.value).split("context_length=")[1].split()[0].rstrip(",;"))
+    asked(fits)
     with pytest.raises(MemoryShortError):
-        plan(QWEN3_06B, Q4_0, device(2 * GIB), context_length=fits + 512)
+        asked(fits + 256)
+
+
+def test_where_no_context_fits_a_smaller_model_is_named():
     with pytest.raises(MemoryShortError, match="smaller"):
         plan(QWEN3_06B, Q4_0, device(200 * MIB))
 

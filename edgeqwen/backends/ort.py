@@ -266,7 +266,8 @@ def _attention_by_products() -> Iterator[None]:
     """On x86, let what is loaded in the `with` statement compute attention by matrix products, unless the user chose.
 
     ONNX Runtime's loop over the keys of one new token is compiled for SSE alone; its products use AVX2 or AVX-512, and
-    prompts take as long with either. It reads the variable when it makes an operator.
+    prompts take as long with either. It reads the variable when it makes an operator; a program that is started by
+    another thread meanwhile inherits it, which changes how its own ONNX Runtime computes and not what.
     """
     with _setting:
         load = object()

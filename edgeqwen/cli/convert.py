@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     "--calibrate",
     is_flag=True,
     help="Run an int4 ONNX graph over some text and round it so that its products change least: a smaller and faster "
-    "model that loses little more; takes minutes.",
+    "model that loses little more; takes minutes, and all cores.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def convert(  # noqa: PLR0913 - its options
@@ -93,7 +93,7 @@ def convert(  # noqa: PLR0913 - its options
     if recipe is not None:
         to, kind = ",".join(recipe.formats), recipe.type
     traced = exporter not in (None, catalog.OWN)
-    formats = tuple(part.strip() for part in (to or ("onnx" if traced else "gguf")).lower().split(","))
+    formats = tuple(part.strip() for part in (("onnx" if traced else "gguf") if to is None else to).lower().split(","))
     if traced and formats == ("onnx",):
         kind = kind or "fp32"
     stem, suffix = Path(model).stem, kind or ""  # a GGUF file keeps its types where none is given
