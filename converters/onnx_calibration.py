@@ -75,7 +75,8 @@ def calibrate(
         targets = {source: target for source, target in named.items() if target is not None}
         if targets:
             _round_part(parts, number, batches, targets, rounding)
-        batches = [values for values, _ in parts.each(number, batches, {})]
+        for at, (values, _) in enumerate(parts.each(number, batches, {})):
+            batches[at] = values  # one by one: all of them are a hundred megabytes
     _round_head(plan, batches, rounding)
     return Calibrated(sum(len(page) for page in pages), rounding.errors())
 
