@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _TEXT: Final = "calibration.txt.xz"  # pages of prose, chats, tools and code in 20 languages, apart by form feeds
 _PAGE_TOKENS: Final = 256
-_BATCH_TOKENS: Final = 2048  # that are run at a time
-_ROWS_ELEMENTS: Final = 1 << 22  # of a source that are rounded at a time: a hundred megabytes
+_BATCH_TOKENS: Final = 512  # that are run at a time
+_ROWS_ELEMENTS: Final = 1 << 21  # of a source that are rounded at a time: fifty megabytes
 # The first token of a text takes the attention that no other wants, with inputs a thousand times those of all others:
 # counted in as it is, it would be all that is rounded for, and left out, it would be lost.
 _LARGEST: Final = 10.0  # of a token's norm, in medians

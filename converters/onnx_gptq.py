@@ -63,17 +63,17 @@ class Inputs:
 
 
 def _damped(total: Floats) -> Floats:
-    diagonal = np.diag(total)
-    most = float(diagonal.mean()) or 1.0
-    damped: Floats = total + np.diag(np.full_like(diagonal, _DAMPING * most))
+    most = float(np.diag(total).mean()) or 1.0
+    damped = total.copy()
+    damped.flat[:: len(total) + 1] += np.float32(_DAMPING * most)
     return damped
 
 
 def _factor(covariance: Floats) -> Factor:
     """U with U.T @ U = inverse(covariance): the covariance backwards is L @ L.T, and U is inverse(L) backwards."""
     order = np.argsort(-np.diag(covariance), kind="stable")
-    backwards = covariance[np.ix_(order[::-1], order[::-1])].astype(np.float64)
-    inverse = _inverse_of_lower(np.linalg.cholesky(backwards))
+    backwards = np.ix_(order[::-1], order[::-1])
+    inverse = _inverse_of_lower(np.linalg.cholesky(covariance[backwards].astype(np.float64)))
     return Factor(order, np.ascontiguousarray(inverse[::-1, ::-1].astype(np.float32)))
 
 
