@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from converters.onnx_grid import searched
+from edgeqwen.errors import CheckpointError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -54,8 +55,11 @@ class Inputs:
             self._sums[number] += columns.T @ columns
 
     def power(self) -> Floats:
-        """The sum of squares of each column, damped."""
-        return np.concatenate([np.diag(_damped(total)) for total in self._sums])
+        """The sum of squares of each column, damped; CheckpointError where it is not finite."""
+        found: Floats = np.concatenate([np.diag(_damped(total)) for total in self._sums])
+        if not np.isfinite(found).all():
+            raise CheckpointError("the model's own values overflow on plain text: it cannot be calibrated")
+        return found
 
     def factors(self) -> list[tuple[slice, Factor]]:
         """One for each run of columns."""

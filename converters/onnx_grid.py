@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edgeqwen.errors import CheckpointError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -26,6 +28,9 @@ _STEP_ELEMENTS: Final = 1 << 15  # rounded at a time: all scratch stays in the s
 # these two remove 4.0 % of the plain range's error for three times its time; four or five remove 4.2 % for ten times.
 _CUTS: Final = (np.float32(1.0), np.float32(0.92))
 _CUTS_WEIGHTED: Final = (*_CUTS, np.float32(0.84))  # where columns count differently: blocks of 256 want the third
+
+_LARGEST: Final = 1e15  # of a weight: sums of squares stay finite
+_LARGEST_HALF: Final = 65504.0  # of a scale in 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,10 @@ class Grid:
 
 
 def round_rows(rows: Floats, grid: Grid, weights: Bytes, scales: Floats, zeros: Bytes | None) -> None:
-    """Write [n, width] rows as weights [n, width * bits / 8], scales [n, blocks] and zero points [n, zero_bytes]."""
+    """Write [n, width] rows as weights [n, width * bits / 8], scales [n, blocks] and zero points [n, zero_bytes].
+
+    CheckpointError where a weight is too large for the grid.
+    """
     count, width = rows.shape
     blocks = grid.blocks(width)
     step = max(1, _STEP_ELEMENTS // width)
@@ -80,6 +88,8 @@ def _rounded(columns: Floats, grid: Grid) -> tuple[Bytes, Floats, Bytes | None]:
     # 4 bits: the largest value becomes -8, as in Q4_0; 8 bits: it becomes 127 or -127, as in Q8_0
     span = -top if grid.bits == 4 else np.copysign(top - 1, most)
     scale = most / span
+    if not np.abs(scale).max(initial=0) <= (_LARGEST_HALF if grid.half else _LARGEST):
+        raise _too_large(grid)
     stored = scale.astype(np.float16).astype(np.float32) if grid.half else scale
     scaled = columns * _inverse(scale)
     if grid.half and grid.bits == 4:  # Q4_0 rounds halves up, by adding and cutting off
@@ -124,14 +134,25 @@ def _with_zeros(columns: Floats, grid: Grid, weights: Floats | None = None) -> t
     """Blocks with a zero point each: the range from the smallest to the largest value, or what is left after cuts."""
     top = np.float32((1 << grid.bits) - 1)
     low, high = np.minimum(columns.min(axis=0), 0), np.maximum(columns.max(axis=0), 0)
+    if not max(high.max(initial=0), -low.min(initial=0)) <= _LARGEST:
+        raise _too_large(grid)
     best, zero, gain = np.zeros_like(low), np.zeros_like(low), np.full_like(low, -1)
     for cut_low, cut_high in itertools.product(_CUTS if weights is None else _CUTS_WEIGHTED, repeat=2):
         inverse = _inverse((high * cut_high - low * cut_low) / top)
         middle = np.clip(np.rint(-low * cut_low * inverse), 0, top)
         levels = np.clip(np.rint(columns * inverse) + middle, 0, top) - middle
         np.copyto(zero, middle, where=_keep_better(columns, levels, best, gain, weights))
+    if not (np.isfinite(gain) & (gain >= 0)).all():  # the weights are finite: what they are multiplied by is not
+        raise _too_large(grid)
     levels = np.clip(np.rint(columns * _inverse(best)) + zero, 0, top)
     return levels.astype(np.uint8), best, zero.astype(np.uint8)
+
+
+def _too_large(grid: Grid) -> CheckpointError:
+    return CheckpointError(
+        f"a weight, or what it is multiplied by, is too large for {grid.name}: take fp32, and see whether the original "
+        "answers at all"
+    )
 
 
 def _inverse(scale: Floats) -> Floats:

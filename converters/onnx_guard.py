@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from converters.onnx_parts import Parts, Values
+from edgeqwen.errors import CheckpointError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -62,6 +63,8 @@ def guard(model: onnx.ModelProto, folder: Path, shape: ModelShape, prompts: Sequ
     exact, spoiled = _exact(parts, began, {node.name: node for node in model.graph.node})
     rounded = _logits(parts, began, {})
     divergence, flips = _compare(exact, rounded)
+    if not np.isfinite(divergence):
+        raise CheckpointError("the model's logits are not finite on plain text: its weights are damaged or too large")
     found = Guard(len(exact), divergence, flips)
     lifted = tuple(sorted(spoiled, key=lambda name: -spoiled[name])[:MAX_LIFTED])
     slower = _slower(model, lifted)

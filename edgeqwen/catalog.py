@@ -20,7 +20,7 @@ from edgeqwen.folders import cache_folder
 from edgeqwen.gguf import GgufFile, open_gguf, shape_of
 from edgeqwen.manifest import MANIFEST
 from edgeqwen.memory_need import Weights, onnx_weights, weights_of
-from edgeqwen.onnx_file import check_onnx
+from edgeqwen.onnx_file import check_onnx, check_shape
 from edgeqwen.template import ChatTemplate, find_template, is_known
 from edgeqwen.tokenizer import Tokenizer
 from edgeqwen.types import DEFAULT_TYPE, ModelShape
@@ -289,7 +289,9 @@ def _from_artifact(artifact: Artifact, format: str, *, trust_template: bool) -> 
             raise ArtifactError(f"{artifact.path}: manifest.json and {weights_path.name} are of different shapes")
     else:
         sizes = {name: payload.size for name, payload in manifest.files.items()}
-        weights = onnx_weights(check_onnx(weights_path, sizes).tensors)
+        checked = check_onnx(weights_path, sizes)
+        check_shape(checked, manifest.shape)
+        weights = onnx_weights(checked.tensors)
     return Found(
         name=manifest.name,
         weights_path=weights_path,

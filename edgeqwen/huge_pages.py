@@ -26,7 +26,7 @@ def on_huge_pages() -> Iterator[None]:
     """What is allocated in the `with` statement lies on huge pages after it, where the system has them to give.
 
     So does what other threads allocate meanwhile, unless it was asked to have none, as caches of keys and values are.
-    It holds the same bytes in as much memory as before; moving them takes about a second a gigabyte.
+    What was written to all over takes as much memory as before; moving it takes about a second a gigabyte.
     """
     before = _anonymous()
     yield
@@ -52,12 +52,12 @@ def _page_bytes() -> int:
 def _anonymous() -> list[Range]:
     """The ranges of this process that can be written, belong to no file and may lie on huge pages, by addresses."""
     try:
-        lines = MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = MAPS.read_bytes().decode("utf-8", "replace").split("\n")  # other ends of lines are in names
     except OSError:
         return []
     found: list[Range] = []
     current: Range | None = None
-    for line in lines:
+    for line in filter(None, lines):
         first, *rest = line.split()
         if not first.endswith(":"):
             rights, _, _, inode, *name = rest

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeqwen.errors import ArtifactError
+from edgeqwen.types import ModelShape
 
 MAX_GRAPH_BYTES = 16 << 20
 MAX_NODES, MAX_TENSORS, MAX_RANK = 1 << 16, 1 << 14, 8
@@ -40,6 +42,7 @@ _TYPES = {
     7: ("int64", 8), 9: ("bool", 1), 10: ("float16", 2), 11: ("float64", 8), 12: ("uint32", 4), 13: ("uint64", 8),
     16: ("bfloat16", 2),
 }  # fmt: skip
+_MATRIX_PART = re.compile(r"\.(weight|scales)(\.\w+)?$")  # behind a matrix's name
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 Fields = Iterator[tuple[int, Any]]  # number, and an int or a memoryview
@@ -82,6 +85,30 @@ def check_onnx(path: Path, files: Mapping[str, int]) -> OnnxFile:
         return _model(path, raw, files)
     except (IndexError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: is cut short or no ONNX graph: {error}") from None
+
+
+def check_shape(checked: OnnxFile, shape: ModelShape) -> None:
+    """ArtifactError where a graph is of another shape than its manifest says, as far as names and arrays tell.
+
+    Another exporter's arrays have other names: of its graphs the layers alone are counted.
+    """
+    layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in checked.inputs)
+    wanted = {
+        "cos": (shape.max_position_embeddings, shape.head_dim // 2),
+        "norm": (shape.hidden_size,),
+        "table": (shape.vocab_size,),
+        "layers.0.qkv": ((shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim,),
+        "layers.0.gate_up": (2 * shape.intermediate_size,),
+    }
+    other = []
+    for tensor in checked.tensors:
+        expected = wanted.get(_MATRIX_PART.sub("", tensor.name), ())
+        if tensor.dims[: len(expected)] != expected:
+            other.append(f"{tensor.name} is {tensor.dims}, not {expected}")
+    if layers != shape.num_hidden_layers:
+        other.insert(0, f"{layers} layers, not {shape.num_hidden_layers}")
+    if other:
+        raise ArtifactError(f"{checked.path}: manifest.json and the graph are of different shapes: {'; '.join(other)}")
 
 
 def _read(path: Path) -> bytes:

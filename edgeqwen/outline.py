@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeqwen.artifact import Artifact, open_artifact
+from edgeqwen.engines import ENGINES
+from edgeqwen.errors import ArtifactError
 from edgeqwen.gguf import open_gguf, shape_of
 from edgeqwen.memory_need import Weights, onnx_weights, weights_of
-from edgeqwen.onnx_file import check_onnx
+from edgeqwen.onnx_file import check_onnx, check_shape
 from edgeqwen.types import ModelShape
 
 
@@ -31,12 +33,15 @@ def outline(path: Path) -> Outline:
         return Outline(path.stem, None, shape, {"gguf": weights}, {"gguf": kind})
     artifact = open_artifact(path)
     manifest = artifact.manifest
+    read = {engine.format for engine in ENGINES.values()} & set(manifest.formats)
+    if not read:
+        raise ArtifactError(f"{path}: is there as {', '.join(manifest.formats)}, and no engine reads that")
     return Outline(
         manifest.name,
         artifact.manifest_sha256,
         manifest.shape,
-        {key: _weights(artifact, key) for key in manifest.formats},
-        {key: entry.type.lower() for key, entry in manifest.formats.items()},
+        {key: _weights(artifact, key) for key in manifest.formats if key in read},
+        {key: entry.type.lower() for key, entry in manifest.formats.items() if key in read},
     )
 
 
@@ -44,7 +49,9 @@ def _weights(artifact: Artifact, format: str) -> Weights:
     if format == "gguf":
         return _gguf(artifact.file(format))[1]
     sizes = {name: payload.size for name, payload in artifact.manifest.files.items()}
-    return onnx_weights(check_onnx(artifact.file(format), sizes).tensors)
+    checked = check_onnx(artifact.file(format), sizes)
+    check_shape(checked, artifact.manifest.shape)
+    return onnx_weights(checked.tensors)
 
 
 def _gguf(path: Path) -> tuple[ModelShape, Weights, str]:

@@ -12,6 +12,7 @@ from edgeqwen.artifact import open_artifact
 from edgeqwen.catalog import NANO, artifact_name, convert, find, locate, model_name, type_name
 from edgeqwen.folders import cache_folder
 from edgeqwen.inspection import inspect
+from edgeqwen.outline import outline
 
 CHECKPOINT_FILES = (
     "config.json",
@@ -84,14 +85,53 @@ def test_a_cache_that_cannot_be_made_is_named(tmp_path, monkeypatch):
         locate("nano")
 
 
-def test_a_manifest_of_another_shape_is_damage(nano_artifact, tmp_path):
-    folder = tmp_path / "copy"
-    shutil.copytree(nano_artifact("q8_0"), folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["shape"]["num_hidden_layers"] = 5
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+@pytest.fixture
+def edited(nano_artifact, tmp_path):
+    """A copy of nano in a type and a format whose manifest was changed by a function."""
+
+    def make(kind, format, change):
+        folder = tmp_path / "copy"
+        shutil.copytree(nano_artifact(kind, format), folder)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        change(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(("kind", "format"), [("q8_0", "gguf"), ("int4", "onnx"), ("fp32", "onnx")])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "num_hidden_layers",
+        "max_position_embeddings",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "vocab_size",
+    ],
+)
+def test_a_manifest_of_another_shape_is_damage(edited, kind, format, field):
+    folder = edited(kind, format, lambda manifest: manifest["shape"].update({field: 2 * manifest["shape"][field]}))
     with pytest.raises(ArtifactError, match="shape"):
-        find(folder)
+        find(folder, format=format)
+    if format == "onnx":
+        with pytest.raises(ArtifactError, match="shape"):
+            outline(folder)
+
+
+def test_a_format_that_no_engine_reads_is_passed_over(edited):
+    def beside(manifest):
+        manifest["formats"]["tflite"] = manifest["formats"]["gguf"]
+
+    assert set(outline(edited("q8_0", "gguf", beside)).weights) == {"gguf"}
+
+
+def test_an_artifact_that_no_engine_reads_is_refused(edited):
+    folder = edited("q8_0", "gguf", lambda manifest: manifest.update(formats={"tflite": manifest["formats"]["gguf"]}))
+    with pytest.raises(ArtifactError, match="tflite, and no engine reads that"):
+        outline(folder)
 
 
 def test_inspect_of_a_checkpoint_says_what_it_will_need():

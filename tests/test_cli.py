@@ -61,6 +61,7 @@ def test_help_and_import_load_no_engine_and_no_numpy():
         (["convert", "nano", "--type", "q9_z"], 1, "q4_k_m"),
         (["convert", "absent/folder/x"], 1, "absent/folder/x"),
         (["convert", "nano", "--to", ""], 1, "gguf, onnx"),
+        (["convert", "nano", "--exporter", ""], 1, "optimum"),
         (["completion", "tcsh"], 2, "bash"),
         (["run", "x" * 300, "hi"], 1, "name too long"),
         (["run", "~nobody-of-this-name/x", "hi"], 1, "home directory"),

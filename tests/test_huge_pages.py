@@ -80,6 +80,13 @@ def test_where_the_map_cannot_be_read_nothing_is_asked_for(tmp_path, monkeypatch
         private(5).close()
 
 
+def test_a_file_whose_name_holds_ends_of_lines_is_passed_over(tmp_path):
+    named = tmp_path / "weights\u2028of\x0cseveral\rlines"
+    named.write_bytes(bytes(1 << 16))
+    with named.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped, on_huge_pages():
+        assert mapped[0] == 0
+
+
 @pytest.mark.parametrize(
     ("before", "after", "new"),
     [

@@ -43,12 +43,17 @@ class KvSlab:
         self.array[:, :, target, :, :length] = self.array[:, :, source, :, :length]
 
     def save(self, sequence: int, ids: Sequence[int], path: Path) -> None:
-        """Write the tokens of a sequence to a new file."""
+        """Write the tokens of a sequence to a new file; where that fails, there is none."""
         header = json.dumps(self._header(ids)).encode().ljust(_HEADER_BYTES)
-        with path.open("xb") as file:
-            file.write(_MAGIC + header)
-            for part in self.array[:, :, sequence].reshape(-1, *self.dims[3:]):
-                file.write(np.ascontiguousarray(part[:, : len(ids)]).data)
+        file = path.open("xb")
+        try:
+            with file:
+                file.write(_MAGIC + header)
+                for part in self.array[:, :, sequence].reshape(-1, *self.dims[3:]):
+                    file.write(np.ascontiguousarray(part[:, : len(ids)]).data)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
     def load(self, sequence: int, ids: Sequence[int], path: Path) -> None:
         """Read what `save` wrote of exactly these ids; EngineError for anything else, the slab unchanged."""
@@ -57,7 +62,7 @@ class KvSlab:
         try:
             raw = np.memmap(path, np.uint8, "r")
             header = json.loads(raw[len(_MAGIC) : head].tobytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise EngineError(f"{path}: is no session: {error}") from None
         dims = (layers, which, heads, len(ids), width)
         good = raw[: len(_MAGIC)].tobytes() == _MAGIC and header == self._header(ids)

@@ -103,7 +103,7 @@ def convert(  # noqa: PLR0913 - its options
     with Progress() as progress:
         report = catalog.convert(
             model, target, type=kind, formats=formats, threads=threads, trust_template=trust_template,
-            offline=offline, revision=revision, exporter=exporter or catalog.OWN, compare=compare,
+            offline=offline, revision=revision, exporter=catalog.OWN if exporter is None else exporter, compare=compare,
             calibrate=calibrate, progress=progress,
         )  # fmt: skip
     if as_json:

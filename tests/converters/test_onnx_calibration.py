@@ -20,7 +20,7 @@ from edgeqwen.artifact import open_artifact
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.ort import OrtBackend, OrtSettings
 from edgeqwen.catalog import NANO
-from edgeqwen.errors import RequestError
+from edgeqwen.errors import CheckpointError, RequestError
 
 GRID = Grid(4, 32, zeros=True)
 TEXTS = (
@@ -111,6 +111,14 @@ def test_nothing_and_much_of_the_same_are_finite(rows, tokens) -> None:
     found = rounded(rows.astype(np.float32), inputs_of(tokens.astype(np.float32)))
     assert np.isfinite(found).all()
     assert np.abs(found - rows).max() <= 0.6 * max(np.abs(rows).max(), 1e-20)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_inputs_that_overflow_are_refused(value) -> None:
+    tokens = correlated(50, 64)
+    tokens[7, 9] = value
+    with np.errstate(all="ignore"), pytest.raises(CheckpointError, match="overflow"):
+        inputs_of(tokens).power()
 
 
 @pytest.mark.parametrize(("width", "block"), [(64, 32), (1024, 128), (3072, 128), (8960, 128), (4864, 64), (8960, 256)])
