@@ -5,9 +5,8 @@
 DIR/venv-genai comes from `benchmarks/peers.sh DIR genai`. Speeds and memory are of --checkpoint's shape; of --larger
 only the memory of exporting; errors (KL divergence to FP32) are of --trained: on the tests' corpus of many scripts,
 and on the prose of a handbook, if its package is given (benchmarks/handbook.py). Both sides take turns, each in a
-process of its own; medians go to benchmarks/results/onnx.json (onnx-avx512.json is of a processor with VNNI, before) and,
-as tables, to stdout. Linux only: memory is from
-/proc.
+process of its own; medians go to benchmarks/results/onnx.json and, as tables, to stdout; onnx-avx512.json beside it is
+of an earlier sitting on a processor with AVX-512 VNNI. Linux only: memory is from /proc.
 """
 
 from __future__ import annotations
