@@ -56,7 +56,7 @@ class Inputs:
 
     def power(self) -> Floats:
         """The sum of squares of each column, damped; CheckpointError where it is not finite."""
-        found: Floats = np.concatenate([np.diag(_damped(total)) for total in self._sums])
+        found: Floats = np.concatenate([np.diag(total) + _damping(total) for total in self._sums])
         if not np.isfinite(found).all():
             raise CheckpointError("the model's own values overflow on plain text: it cannot be calibrated")
         return found
@@ -66,10 +66,14 @@ class Inputs:
         return [(run, _factor(_damped(total))) for run, total in zip(self._runs, self._sums, strict=True)]
 
 
+def _damping(total: Floats) -> np.float32:
+    """What is added to the diagonal."""
+    return np.float32(_DAMPING * (float(np.diag(total).mean()) or 1.0))
+
+
 def _damped(total: Floats) -> Floats:
-    most = float(np.diag(total).mean()) or 1.0
     damped = total.copy()
-    damped.flat[:: len(total) + 1] += np.float32(_DAMPING * most)
+    damped.flat[:: len(total) + 1] += _damping(total)
     return damped
 
 

@@ -20,7 +20,7 @@ from edgeqwen.folders import cache_folder
 from edgeqwen.gguf import GgufFile, open_gguf, shape_of
 from edgeqwen.manifest import MANIFEST
 from edgeqwen.memory_need import Weights, onnx_weights, weights_of
-from edgeqwen.onnx_file import check_onnx, check_shape
+from edgeqwen.onnx_file import check_graph
 from edgeqwen.template import ChatTemplate, find_template, is_known
 from edgeqwen.tokenizer import Tokenizer
 from edgeqwen.types import DEFAULT_TYPE, ModelShape
@@ -288,10 +288,7 @@ def _from_artifact(artifact: Artifact, format: str, *, trust_template: bool) -> 
         if shape != manifest.shape:
             raise ArtifactError(f"{artifact.path}: manifest.json and {weights_path.name} are of different shapes")
     else:
-        sizes = {name: payload.size for name, payload in manifest.files.items()}
-        checked = check_onnx(weights_path, sizes)
-        check_shape(checked, manifest.shape)
-        weights = onnx_weights(checked.tensors)
+        weights = onnx_weights(check_graph(artifact).tensors)
     return Found(
         name=manifest.name,
         weights_path=weights_path,

@@ -15,7 +15,7 @@ from edgeqwen.device import cpu_features
 from edgeqwen.gguf import GGML_TYPES, open_gguf, shape_of
 from edgeqwen.manifest import MANIFEST
 from edgeqwen.memory_need import Weights, memory_need, onnx_weights, weights_of
-from edgeqwen.onnx_file import check_onnx
+from edgeqwen.onnx_file import check_graph
 from edgeqwen.template import is_known
 from edgeqwen.types import DEFAULT_TYPE, ModelShape
 
@@ -116,8 +116,7 @@ def _weights(artifact: Artifact) -> tuple[tuple[TensorLine, ...], tuple[MemoryLi
     if "gguf" in artifact.manifest.formats:
         inner = _gguf(artifact.file("gguf"))
         return inner.tensors, inner.memory
-    sizes = {name: payload.size for name, payload in artifact.manifest.files.items()}
-    checked = check_onnx(artifact.file("onnx"), sizes)
+    checked = check_graph(artifact)
     tensors = tuple(TensorLine(t.name, t.type, t.dims, t.nbytes) for t in checked.tensors)
     return tensors, _memory(artifact.manifest.shape, onnx_weights(checked.tensors), "ort")
 

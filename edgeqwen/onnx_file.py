@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from edgeqwen.artifact import Artifact
 from edgeqwen.errors import ArtifactError
 from edgeqwen.types import ModelShape
 
@@ -87,7 +88,15 @@ def check_onnx(path: Path, files: Mapping[str, int]) -> OnnxFile:
         raise ArtifactError(f"{path}: is cut short or no ONNX graph: {error}") from None
 
 
-def check_shape(checked: OnnxFile, shape: ModelShape) -> None:
+def check_graph(artifact: Artifact) -> OnnxFile:
+    """Check the graph of an artifact, and that it is of the manifest's shape."""
+    manifest = artifact.manifest
+    checked = check_onnx(artifact.file("onnx"), {name: payload.size for name, payload in manifest.files.items()})
+    _check_shape(checked, manifest.shape)
+    return checked
+
+
+def _check_shape(checked: OnnxFile, shape: ModelShape) -> None:
     """ArtifactError where a graph is of another shape than its manifest says, as far as names and arrays tell.
 
     Another exporter's arrays have other names: of its graphs the layers alone are counted.

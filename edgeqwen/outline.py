@@ -11,7 +11,7 @@ from edgeqwen.engines import ENGINES
 from edgeqwen.errors import ArtifactError
 from edgeqwen.gguf import open_gguf, shape_of
 from edgeqwen.memory_need import Weights, onnx_weights, weights_of
-from edgeqwen.onnx_file import check_onnx, check_shape
+from edgeqwen.onnx_file import check_graph
 from edgeqwen.types import ModelShape
 
 
@@ -33,25 +33,23 @@ def outline(path: Path) -> Outline:
         return Outline(path.stem, None, shape, {"gguf": weights}, {"gguf": kind})
     artifact = open_artifact(path)
     manifest = artifact.manifest
-    read = {engine.format for engine in ENGINES.values()} & set(manifest.formats)
-    if not read:
+    readable = {engine.format for engine in ENGINES.values()}
+    formats = {key: entry for key, entry in manifest.formats.items() if key in readable}
+    if not formats:
         raise ArtifactError(f"{path}: is there as {', '.join(manifest.formats)}, and no engine reads that")
     return Outline(
         manifest.name,
         artifact.manifest_sha256,
         manifest.shape,
-        {key: _weights(artifact, key) for key in manifest.formats if key in read},
-        {key: entry.type.lower() for key, entry in manifest.formats.items() if key in read},
+        {key: _weights(artifact, key) for key in formats},
+        {key: entry.type.lower() for key, entry in formats.items()},
     )
 
 
 def _weights(artifact: Artifact, format: str) -> Weights:
     if format == "gguf":
         return _gguf(artifact.file(format))[1]
-    sizes = {name: payload.size for name, payload in artifact.manifest.files.items()}
-    checked = check_onnx(artifact.file(format), sizes)
-    check_shape(checked, artifact.manifest.shape)
-    return onnx_weights(checked.tensors)
+    return onnx_weights(check_graph(artifact).tensors)
 
 
 def _gguf(path: Path) -> tuple[ModelShape, Weights, str]:

@@ -246,12 +246,12 @@ def plan(
     layers = layers_on_gpu(shape, weights, device, kind, wanted * (parallel or 1)) if gpu_layers is None else gpu_layers
     aside = kind.aside and parallel is not None and count > 1 and not layers
     wish = _Wish(shape, weights, device, kind, wanted, parallel, aside)
-    kv_types = (kv_type,) if kv_type is not None else _kv_types(kind, shape)
+    kv_types = _kv_types(kind, shape, kv_type)
     attempts = list(wish.attempts(kv_types))
     available = device.memory_available_bytes
     best = next((attempt for attempt in attempts if attempt.fits(available)), None)
     if best is None and not force:
-        raise MemoryShortError(_too_large(attempts[-1], available or 0, wish, asked=kv_type is not None))
+        raise MemoryShortError(_too_large(attempts[-1], available or 0, wish, kv_type))
     found = best or attempts[-1]
     reasons = [chosen.reason, f"{count} threads: " + ("as asked" if threads else "the fast physical cores")]
     reasons += _concessions(found, wish, kv_types[0])
@@ -282,8 +282,10 @@ def layers_on_gpu(shape: ModelShape, weights: Weights, device: Device, engine: E
     return -1 if count >= shape.num_hidden_layers else max(0, count)
 
 
-def _kv_types(kind: Engine, shape: ModelShape) -> tuple[str, ...]:
-    """Of an engine's cache those that may be chosen: its default, and smaller ones that a head's values fit into."""
+def _kv_types(kind: Engine, shape: ModelShape, asked: str | None) -> tuple[str, ...]:
+    """What was asked for, or an engine's default, and smaller ones that a head's values fit into."""
+    if asked is not None:
+        return (asked,)
     default = KV_BYTES[kind.kv_types[0]]
     smaller = [name for name in kind.kv_types[1:] if KV_BYTES[name] < default and shape.head_dim % 32 == 0]
     return (kind.kv_types[0], *smaller)
@@ -313,13 +315,12 @@ def _sizes(need: MemoryNeed, context_length: int) -> str:
     )
 
 
-def _too_large(least: _Attempt, available: int, wish: _Wish, *, asked: bool) -> str:
-    """Say what does not fit and which context would."""
+def _too_large(least: _Attempt, available: int, wish: _Wish, kv_type: str | None) -> str:
+    """Say what does not fit and which context would, with the cache that was asked for, if any was."""
     room = available if least.layout is AS_STORED else int(RESERVE * available)
-    kv_type = least.kv_type if asked else None
     fits = longest_context(wish.shape, wish.weights, wish.device, wish.engine, kv_type=kv_type, parallel=wish.parallel)
     hint = f"context_length={fits} would fit" if fits else "a smaller model or a smaller type is needed"
-    if asked and least.kv_type == "f16" and fits:
+    if kv_type == "f16" and fits:
         hint += ", and kv_type='q8_0' takes about half of the cache"
     sizes = _sizes(least.need, wish.context_length)
     return f"{sizes} and {room // MIB} MiB may be used: {hint}; --force loads it all the same"
@@ -337,7 +338,7 @@ def longest_context(
     """Tokens of context for which there is memory, in steps of 256 to all that the model was made for; 0: none."""
     most = shape.max_position_embeddings
     contexts = [*range(CONTEXT_STEP, most, CONTEXT_STEP), most]
-    kv_types = (kv_type,) if kv_type is not None else _kv_types(engine, shape)
+    kv_types = _kv_types(engine, shape, kv_type)
 
     def too_long(tokens: int) -> bool:
         wish = _Wish(shape, weights, device, engine, tokens, parallel, aside=False)  # which takes more than without
