@@ -310,7 +310,7 @@ def _concessions(found: _Attempt, wish: _Wish, kv_type: str) -> list[str]:
 def _sizes(need: MemoryNeed, context_length: int) -> str:
     weights = need.weights_bytes + need.repacked_bytes
     return (
-        f"this needs {need.total_bytes // MIB} MiB (weights {weights // MIB}, KV cache of {context_length} tokens "
+        f"this needs {-(-need.total_bytes // MIB)} MiB (weights {weights // MIB}, KV cache of {context_length} tokens "
         f"{need.kv_bytes // MIB}, the rest {(need.total_bytes - weights - need.kv_bytes) // MIB})"
     )
 

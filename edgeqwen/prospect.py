@@ -60,7 +60,7 @@ def prospect(name: str, *, offline: bool = False) -> Prospect:
         return _unmade(path.resolve().parent.name, CONFIG, path)
     if path.is_file():
         return _made(path, "GGUF file")
-    if path.is_dir():
+    if path.is_dir() and name:
         raise RequestError(f"{path} is neither an artifact nor a checkpoint: there is no {MANIFEST} and no {CONFIG}")
     if known := find_published(name):
         return _of_shape(known, "published shape", PUBLISHED[known])

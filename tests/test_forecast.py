@@ -79,6 +79,8 @@ def test_what_is_no_model_is_refused(tmp_path):
         prospect(str(tmp_path))
     with pytest.raises(RequestError, match=r"Qwen/Qwen3-0\.6B"):
         prospect("nonsense")
+    with pytest.raises(RequestError, match="no model ''"):
+        prospect("")
     with pytest.raises(RequestError, match="pi5-4gb"):
         forecast("0.6b", device="pi6")
     with pytest.raises(RequestError, match="40960"):

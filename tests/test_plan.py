@@ -63,8 +63,10 @@ def test_what_cannot_fit_is_refused_with_the_longest_context_that_would(engine, 
         asked(40960)
     fits = int(str(caught.value).split("context_length=")[1].split()[0].rstrip(",;"))
     asked(fits)
-    with pytest.raises(MemoryShortError):
+    with pytest.raises(MemoryShortError, match="needs") as caught:
         asked(fits + 256)
+    needed, room = map(int, re.findall(r"(\d+) MiB", str(caught.value)))
+    assert needed > room
 
 
 def test_where_no_context_fits_a_smaller_model_is_named():

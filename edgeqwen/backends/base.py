@@ -135,7 +135,10 @@ class Backend(Protocol):
         ...
 
     def load(self, sequence: int, path: Path, ids: Sequence[int]) -> None:
-        """Read what `save` wrote into an empty sequence; `ids` are the tokens it must hold. EngineError if not."""
+        """Read what `save` wrote into an empty sequence; `ids` are the tokens it must hold. EngineError if not.
+
+        That it was saved with the same weights is for the caller to know: another model of the same shape is not seen.
+        """
         ...
 
     def interrupt(self) -> None:

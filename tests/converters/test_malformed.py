@@ -423,3 +423,8 @@ def test_a_file_is_not_a_checkpoint(tmp_path, file, words):
     (tmp_path / file).touch()
     with pytest.raises(CheckpointError, match=words):
         open_checkpoint(tmp_path / file)
+
+
+def test_a_gguf_file_that_is_not_there_is_called_a_file(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no such file$"):
+        open_checkpoint(tmp_path / "absent.gguf")
