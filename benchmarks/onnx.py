@@ -53,7 +53,7 @@ class Side:
 def side(python: str | Path, model: Path, threads: int, *extra: str) -> Iterator[Side]:
     """A child with a model, ready."""
     words = [python, ROOT / "benchmarks/onnx_child.py", model, "--threads", threads, *extra]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "ORT_DISABLE_TELEMETRY": "1"}
     with subprocess.Popen(
         [str(word) for word in words],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,

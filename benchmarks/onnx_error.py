@@ -26,6 +26,7 @@ from edgeqwen.artifact import open_artifact
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.ort import OrtBackend, OrtSettings
 from edgeqwen.catalog import find
+from edgeqwen.onnx_runtime import import_onnxruntime
 
 TEXT = Path(__file__).resolve().parent.parent / "tests" / "data" / "corpus.txt.xz"
 LENGTH = 192  # tokens of a piece
@@ -60,8 +61,7 @@ def ours(artifact: Path, threads: int) -> Iterator[Run]:
 @contextmanager
 def theirs(folder: Path, threads: int) -> Iterator[Run]:
     """A graph of genai's builder, whole, without a past."""
-    import onnxruntime  # noqa: PLC0415 - where genai's folders are compared
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)

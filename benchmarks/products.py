@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.convert import ROOT
@@ -27,6 +26,7 @@ from benchmarks.machine import machine
 from edgeqwen.bandwidth import read_bandwidth
 from edgeqwen.device import physical_cores
 from edgeqwen.huge_pages import on_huge_pages
+from edgeqwen.onnx_runtime import import_onnxruntime
 
 RESULTS = ROOT / "benchmarks" / "results" / "products.json"
 WIDTH = 2048
@@ -84,6 +84,7 @@ def product(stored: Stored, rows: int, threads: int) -> Callable[[], float]:
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     serialized = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
     given = {"x": rng.standard_normal((1, WIDTH)).astype(np.float32)}
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     calls = max(1, WEIGHTS_PER_SAMPLE // (rows * WIDTH))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converters.describe import describe
 from converters.mixture import find_file_type
-from converters.onnx_plan import CALIBRATED, find_onnx_type
+from converters.onnx_plan import CALIBRATED, find_onnx_type, plan_onnx
 from converters.report import Clock, ConvertReport
 from edgeqwen.artifact import ArtifactWriter, Format
 from edgeqwen.device import physical_cores
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FORMATS: Final = ("gguf", "onnx")
 _JSON_BYTES: Final = 64 << 10  # manifest and measured.json, at most
 # Of one grid in two containers: the file type and the type of the tied table.
+_SHARED_BLOCK: Final = 32
 _SHARED: Final = {"int4": ("Q4_0", "Q8_0"), "int8": ("Q8_0", None), "fp32": ("F32", None)}
 
 
@@ -136,17 +137,19 @@ def _write(
     both = len(formats) > 1
     written: dict[str, Written] = {}
     reserved = 2 * len(checkpoint.tokenizer_json) + _JSON_BYTES
+    if both:
+        reserved += _shared_onnx_bytes(checkpoint, type)
     if "gguf" in formats:
         from converters.to_gguf import plan_gguf, write_gguf  # noqa: PLC0415 - needs ggml, which ONNX alone does not
 
         kind, table = _SHARED[type] if both else (find_file_type(type), None)
         plan = plan_gguf(checkpoint, kind, table=table)
         clock.lap("plan")
-        writer.reserve(plan.layout.size * len(formats) + reserved)
+        writer.reserve(plan.layout.size + reserved)
         written["gguf"] = write_gguf(checkpoint, plan, writer, threads, progress)
         clock.lap("weights")
     if "onnx" in formats:
-        from converters.to_onnx import plan_onnx, write_onnx  # noqa: PLC0415 - needs onnx
+        from converters.to_onnx import write_onnx  # noqa: PLC0415 - needs onnx
         from converters.weights import CheckpointWeights, GgufWeights  # noqa: PLC0415
 
         weights = GgufWeights(writer.path_of(written["gguf"].file)) if both else CheckpointWeights(checkpoint)
@@ -160,6 +163,21 @@ def _write(
             written["onnx"] = write_onnx(weights, plan_of_onnx, writer, threads, progress, compare_by, calibrate_by)
             clock.lap("weights")
     return written
+
+
+def _shared_onnx_bytes(checkpoint: Checkpoint, type: str) -> int:
+    """What the graph of both formats' grid will take; RequestError where ONNX or the grid does not take the model."""
+    from converters.weights import CheckpointWeights  # noqa: PLC0415
+
+    plan = plan_onnx(CheckpointWeights(checkpoint), type, shared_grid=True)
+    for planned in plan.matrices.values():
+        grid, width = planned.matrix.grid, planned.matrix.n_in
+        if grid is not None and grid.block_size != _SHARED_BLOCK:
+            raise RequestError(
+                f"rows of {width} weights cannot be cut into the blocks of {_SHARED_BLOCK} that GGUF and ONNX share: "
+                "convert to one of the two, or take fp32"
+            )
+    return plan.size
 
 
 def _report(checkpoint: Checkpoint, out: Path, written: dict[str, Written], clock: Clock) -> ConvertReport:

@@ -6,13 +6,14 @@ Needs onnxruntime. What runs on another processor may round a few weights otherw
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -20,8 +21,10 @@ from converters.onnx_gptq import Inputs, round_products
 from converters.onnx_grid import packed, row_steps, unround
 from converters.onnx_parts import Parts, Values
 from converters.onnx_plan import CALIBRATING
+from edgeqwen.errors import ArtifactError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import onnx
     from tokenizers import Tokenizer
 
@@ -48,10 +51,10 @@ class Calibrated:
     errors: dict[str, float]  # relative RMS error of sampled rows, by grid
 
 
-def calibration_pages(tokenizer: Tokenizer) -> list[list[int]]:
-    """The text's pages in the model's own tokens, of at most _PAGE_TOKENS."""
+def calibration_pages(tokenizer: Tokenizer, longest: int) -> list[list[int]]:
+    """The text's pages in the model's own tokens, of at most _PAGE_TOKENS and what the model was made for."""
     text = lzma.decompress((files("converters") / _TEXT).read_bytes()).decode("utf-8")
-    return [tokenizer.encode(page).ids[:_PAGE_TOKENS] for page in text.split("\f")]
+    return [tokenizer.encode(page).ids[: min(_PAGE_TOKENS, longest)] for page in text.split("\f")]
 
 
 def calibrate(
@@ -78,6 +81,7 @@ def calibrate(
         for at, (values, _) in enumerate(parts.each(number, batches, {})):
             batches[at] = values  # one by one: all of them are a hundred megabytes
     _round_head(plan, batches, rounding)
+    rounding.check(data)
     return Calibrated(sum(len(page) for page in pages), rounding.errors())
 
 
@@ -134,6 +138,7 @@ class _Rounding:
 
     def __init__(self, weights: Weights, data: np.memmap[tuple[int, ...], np.dtype[np.uint8]]) -> None:
         self._weights, self._data = weights, data
+        self._written: list[tuple[int, int, bytes]] = []  # offset, length and sha256 of each piece
         self._sums: dict[str, list[tuple[float, float]]] = {}
 
     def round(self, target: _Target, inputs: Inputs) -> None:
@@ -161,13 +166,26 @@ class _Rounding:
         levels, scales, zeros = round_products(rows, power, factors, target.grid)
         stored, points = packed(levels, target.grid.bits), packed(zeros, target.grid.bits)
         for place, values in ((target.planned.matrix.weight, stored), (target.scales, scales), (target.zeros, points)):
-            self._array(place)[row : row + len(rows)] = values
+            self._put(place, row, values)
         difference = (unround(stored[:1], scales[:1], points[:1], target.grid) - rows[:1]).reshape(-1)
         return float(difference @ difference), float(rows[0] @ rows[0])
 
-    def _array(self, place: Place) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-        """An array of the data file, to be written to."""
-        return self._data[place.offset : place.offset + place.nbytes].view(place.dtype).reshape(place.dims)
+    def _put(self, place: Place, row: int, values: npt.NDArray[Any]) -> None:
+        """Write some rows of an array of the data file."""
+        row_bytes = place.nbytes // place.dims[0]
+        piece = np.ascontiguousarray(values, place.dtype).reshape(-1).view(np.uint8)
+        offset = place.offset + row * row_bytes
+        self._data[offset : offset + piece.size] = piece
+        self._written.append((offset, piece.size, hashlib.sha256(piece.data).digest()))
+
+    def check(self, path: Path) -> None:
+        """Read all of it back; ArtifactError where the file gives other bytes."""
+        self._data.flush()
+        with path.open("rb") as file:
+            for offset, length, digest in self._written:
+                file.seek(offset)
+                if hashlib.sha256(file.read(length)).digest() != digest:
+                    raise ArtifactError(f"{path}: the disk gave back other bytes than were written at {offset}")
 
 
 def _runs(planned: PlannedMatrix) -> Iterator[tuple[str, int, int, int]]:

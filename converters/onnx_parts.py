@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from edgeqwen.errors import EngineError
+from edgeqwen.onnx_runtime import import_onnxruntime
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -80,7 +83,7 @@ class Parts:
         session = self._session(part.nodes, [*part.outputs, *probes], levels, self._initializers)
         names = [output.name for output in session.get_outputs()]
         for values in batches:
-            found = dict(zip(names, session.run(names, self._feed(session, values)), strict=True))
+            found = dict(zip(names, self._run(session, names, values), strict=True))
             always = {name: value for name, value in values.items() if name in self._inputs}
             yield always | {name: found[name] for name in part.outputs}, {name: found[name] for name in probes}
 
@@ -93,7 +96,7 @@ class Parts:
         found = np.empty((len(values["logit_rows"]), self._shape.vocab_size), np.float32)
         for first, stop, nodes, weights in self._head_rows():
             session = self._session(nodes, ["logits"], levels, self._initializers | weights)
-            (found[:, first:stop],) = session.run(["logits"], self._feed(session, values))
+            (found[:, first:stop],) = self._run(session, ["logits"], values)
         return found
 
     def _head_rows(self) -> Iterator[tuple[int, int, list[NodeProto], dict[str, TensorProto]]]:
@@ -118,8 +121,7 @@ class Parts:
         levels: Mapping[str, int],
         initializers: Mapping[str, TensorProto],
     ) -> Any:
-        import onnxruntime  # noqa: PLC0415 - only this comparison needs it
-
+        onnxruntime = import_onnxruntime()
         made = {name for node in nodes for name in node.output}
         read = dict.fromkeys(name for node in nodes for name in node.input if name and name not in made)
         graph = GraphProto(
@@ -135,7 +137,16 @@ class Parts:
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._folder))
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        try:
+            return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 - its exceptions have no root of their own
+            raise _failed(error) from None
+
+    def _run(self, session: Any, names: Sequence[str], values: Values) -> Any:
+        try:
+            return session.run(names, self._feed(session, values))
+        except Exception as error:  # noqa: BLE001
+            raise _failed(error) from None
 
     def _feed(self, session: Any, values: Values) -> Values:
         """The inputs of a part: no past, but room for the prompts' keys and values."""
@@ -148,6 +159,10 @@ class Parts:
         )
         names = [given.name for given in session.get_inputs()]
         return {name: values[name] if name in values else np.zeros(slots, np.float32) for name in names}
+
+
+def _failed(error: Exception) -> EngineError:
+    return EngineError(f"ONNX Runtime cannot run the graph to compare or calibrate it: {error}")
 
 
 def lift(model: ModelProto, levels: Mapping[str, int]) -> ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from edgeqwen.ggml_types import GGML_TYPES
 if TYPE_CHECKING:
     from converters.weights import Weights
 
+_FLOATS: Final = frozenset({"F32", "F16", "BF16"})
 ALIGNMENT: Final = 64  # of every array: a cache line
 _LAYER_MATRICES: Final = {
     "qkv": ("attn_q", "attn_k", "attn_v"), "o": ("attn_output",),
@@ -62,6 +64,7 @@ CALIBRATED: Final[Mapping[str, OnnxType]] = MappingProxyType(
         "int4_fast": OnnxType(Grid(4, 256, zeros=True), Grid(4, 128, zeros=True)),
     }
 )
+_HEAD_MULTIPLE: Final = 16  # GroupQueryAttention with rotation, ONNX Runtime 1.32
 _FORMER: Final = {"f32": "fp32", "int4-fast": "int4_fast"}
 
 
@@ -115,11 +118,16 @@ def plan_onnx(weights: Weights, type: str | None, *, shared_grid: bool = False, 
     Without a type each matrix keeps the one it is stored in, as far as ONNX has it. With `calibrated` the grids are
     those of CALIBRATED.
     """
-    name = "stored" if type is None else find_onnx_type(type)
+    shape = weights.shape
+    if shape.head_dim % _HEAD_MULTIPLE:
+        raise RequestError(
+            f"head_dim is {shape.head_dim}: ONNX Runtime rotates heads of multiples of {_HEAD_MULTIPLE} alone; "
+            "convert to gguf"
+        )
+    name = _stored_type(weights) if type is None else find_onnx_type(type)
     if shared_grid:
         name = {"int4": "q4_0", "int8": "q8_0"}.get(name, name)
-    layout = _Layout(weights, CALIBRATED[name] if calibrated else TYPES.get(name))
-    shape = weights.shape
+    layout = _Layout(weights, None if type is None else CALIBRATED[name] if calibrated else TYPES[name])
     layout.matrix("table", ("token_embd",))
     for number in range(shape.num_hidden_layers):
         for matrix, parts in _LAYER_MATRICES.items():
@@ -168,7 +176,7 @@ class _Layout:
         zeros = self.place(f"{name}.zeros", "uint8", (n_out, grid.zero_bytes(n_in))) if grid.zeros else None
         stored = "Q4_0" if grid.bits == 4 else "Q8_0"
         same = kinds == {stored} and grid.half and grid.block_size == 32
-        if not same and not kinds <= {"F32", "F16", "BF16"}:
+        if not same and not kinds <= _FLOATS:
             self.requantized += sources
         self.matrices[name] = PlannedMatrix(
             Matrix(n_out, n_in, weight, grid, scales, zeros), sources, rows, stored if same else None
@@ -184,11 +192,22 @@ class _Layout:
 
 
 def stored_grid(kinds: set[str]) -> Grid | None:
-    """The grid that holds matrices of these ggml types: their own, or one of at least as many bits a weight."""
-    if kinds <= {"F32", "F16", "BF16"}:
+    """The grid that holds matrices of these ggml types: none for floats, Q4_0's for up to 5 bits, or else Q8_0's."""
+    if kinds <= _FLOATS:
         return None
     bits = max(8 * GGML_TYPES[kind].type_size / GGML_TYPES[kind].block_size for kind in kinds)
     return Grid(4, 32, half=True) if bits < 5 else Grid(8, 32, half=True)
+
+
+def _stored_type(weights: Weights) -> str:
+    """What a graph is called whose matrices keep their types: as most of the layers' weights are stored."""
+    sources = [(name, math.prod(dims)) for name, dims in expected_tensors(weights.shape).values() if len(dims) > 1]
+    counts: Counter[str] = Counter()
+    for source, count in sources:
+        if source.startswith("blk."):
+            grid = stored_grid({weights.kind(source)})
+            counts["fp32" if grid is None else f"q{grid.bits}_0"] += count
+    return counts.most_common(1)[0][0]
 
 
 def fitting(grid: Grid, width: int) -> Grid:

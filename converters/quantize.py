@@ -111,7 +111,7 @@ class RowQuantizer:
     def quantize(self, rows: npt.NDArray[Any], kind: str, out: npt.NDArray[np.uint8]) -> None:
         """Write the bytes of `rows` [n, n_in] (float32, float16 or BF16 bits as uint16) as `kind` into `out` [nbytes].
 
-        n_in is a multiple of the type's block size. Raises EngineError when a block came out with a scale that is
+        Raises EngineError when they do not fill `out` in whole blocks, and when a block came out with a scale that is
         not finite (a weight too large for the 16-bit scale).
         """
         source = _SOURCES[rows.dtype]
@@ -119,6 +119,8 @@ class RowQuantizer:
             np.copyto(out, rows.reshape(-1).view(np.uint8))
             return
         count, width = rows.shape
+        if width % GGML_TYPES[kind].block_size or out.nbytes != count * GGML_TYPES[kind].nbytes(width):
+            raise EngineError(f"{count} rows of {width} weights do not fill {out.nbytes} bytes of {kind}")
         row_bytes = GGML_TYPES[kind].nbytes(width)
         step = max(1, STEP_ELEMENTS // width)
         for first in range(0, count, step):

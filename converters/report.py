@@ -21,7 +21,7 @@ class Written:
     tensor_types: Mapping[str, int]
     errors: Mapping[str, float]
     sha256: str
-    requantized: tuple[str, ...] = ()  # tensors whose stored type this format has not
+    requantized: tuple[str, ...] = ()  # tensors that were quantized otherwise
     guard: Mapping[str, Any] | None = None  # converters.onnx_guard.Guard
     calibrated_on: int | None = None  # tokens of text that the rounding was calibrated on
 
@@ -41,7 +41,7 @@ class ConvertReport:
     sha256: str
     guard: Mapping[str, Any] | None = None  # of a 4-bit ONNX graph: converters.onnx_guard.Guard
     calibrated_on: int | None = None  # tokens of text that its rounding was calibrated on
-    requantized: tuple[str, ...] = ()  # of a GGUF file's tensors: those whose type ONNX has not
+    requantized: tuple[str, ...] = ()  # of a GGUF file's tensors: those that were quantized otherwise
 
 
 class Clock:

@@ -26,6 +26,7 @@ from converters.onnx_plan import ALIGNMENT, OnnxPlan, PlannedMatrix, Progress, p
 from converters.report import Written
 from converters.rope import rotation
 from converters.stream import HashedFile, OrderedPool
+from edgeqwen.errors import CheckpointError
 from edgeqwen.file_hash import sha256_of
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def write_onnx(
         target.close()
     errors = rounding.errors()
     if calibrate_by is not None:
-        pages = calibration_pages(Tokenizer.from_str(calibrate_by.decode()))
+        pages = calibration_pages(Tokenizer.from_str(calibrate_by.decode()), weights.shape.max_position_embeddings)
         model = decoder(weights.shape, placed, draft.path.name)
         calibrated = calibrate(model, draft.path, plan, weights, pages, progress)
         errors, digest = errors | calibrated.errors, sha256_of(draft.path)
@@ -134,8 +135,8 @@ def _guarded(shape: ModelShape, placed: Placed, data: Path, tokenizer_json: byte
     four_bits = any(matrix.grid is not None and matrix.grid.bits == 4 for matrix in placed.matrices.values())
     if not four_bits or find_spec("onnxruntime") is None:
         return None
-    encode = Tokenizer.from_str(tokenizer_json.decode()).encode
-    return guard(decoder(shape, placed, data.name), data.parent, shape, [encode(text).ids for text in TEXTS])
+    encode, most = Tokenizer.from_str(tokenizer_json.decode()).encode, shape.max_position_embeddings
+    return guard(decoder(shape, placed, data.name), data.parent, shape, [encode(text).ids[:most] for text in TEXTS])
 
 
 def _type_name(planned: PlannedMatrix) -> str:
@@ -203,6 +204,8 @@ class _Rounding:
         zeros = None if job.sides.zeros is None else job.sides.zeros[job.row : job.row + count]
         if job.planned.stored_as is not None:
             _REPACK[job.planned.stored_as](self.weights.blocks(job.source, job.start, job.stop), out, scales)
+            if not np.isfinite(scales).all():
+                raise CheckpointError(f"{job.source}: a block's scale is NaN or infinite: the file is damaged")
             return
         rows = self.weights.rows(job.source, job.start, job.stop)
         round_rows(rows, matrix.grid, out, scales, zeros)

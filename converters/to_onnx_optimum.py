@@ -27,6 +27,7 @@ from converters.stream import HashedFile
 from edgeqwen.artifact import ArtifactWriter, Format
 from edgeqwen.errors import CheckpointError, EngineMissingError
 from edgeqwen.onnx_file import check_onnx
+from edgeqwen.onnx_runtime import silence_onnxruntime
 from edgeqwen.reference_checkpoint import open_reference_checkpoint
 from edgeqwen.strict_json import shown
 from edgeqwen.types import ModelShape
@@ -130,6 +131,7 @@ def check_cache(model: ModelProto, shape: ModelShape, path: Path) -> None:
 
 
 def _import() -> Callable[..., None]:
+    silence_onnxruntime()
     try:
         from optimum.exporters.onnx.convert import onnx_export_from_model  # noqa: PLC0415 - imports torch
     except ImportError as error:

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from edgeqwen.catalog import NANO, convert
+from edgeqwen.onnx_runtime import silence_onnxruntime
+
+silence_onnxruntime()  # some tests import it themselves
 
 
 @pytest.fixture(scope="session")

@@ -178,6 +178,53 @@ def test_load_of_no_session_is_an_error(backend, tmp_path):
     assert backend.length(0) == 0
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped", "longer", "empty"])
+def test_a_damaged_session_is_refused_before_native_code_reads_it(backend, tmp_path, damage):
+    feed(backend, IDS[:20])
+    backend.save(0, tmp_path / "session")
+    raw = (tmp_path / "session").read_bytes()
+    middle = len(raw) // 2
+    damaged = {
+        "cut": raw[:-100],
+        "flipped": raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :],
+        "longer": raw + bytes(7),
+        "empty": b"",
+    }
+    (tmp_path / "session").write_bytes(damaged[damage])
+    with pytest.raises(EngineError, match="session"):
+        backend.load(1, tmp_path / "session", IDS[:20])
+    assert backend.length(1) == 0
+
+
+def test_a_session_replaces_no_file(backend, tmp_path):
+    feed(backend, IDS[:20])
+    (tmp_path / "there").write_bytes(b"mine")
+    for path in (tmp_path / "there", tmp_path / "no folder" / "session"):
+        with pytest.raises(EngineError, match="cannot be written"):
+            backend.save(0, path)
+    assert (tmp_path / "there").read_bytes() == b"mine"
+
+
+def test_a_session_that_has_no_room_is_refused(backend, tmp_path, monkeypatch):
+    feed(backend, IDS[:20])
+    backend.save(0, tmp_path / "session")
+    for name, value in (("context_length", 19), ("_pool_tokens", 39)):
+        with monkeypatch.context() as patch:
+            patch.setattr(backend, name, value)
+            with pytest.raises(NoRoomError, match="20 tokens: there is room for 19"):
+                backend.load(1, tmp_path / "session", IDS[:20])
+        assert backend.length(1) == 0
+    with pytest.raises(EngineError, match="needs an empty one"):
+        backend.load(0, tmp_path / "session", IDS[:20])
+
+
+def test_a_copy_onto_itself_keeps_what_it_names(backend, make, reference):
+    feed(backend, IDS[:50])
+    backend.copy(0, 0, 30)
+    assert list(backend.ids(0)) == IDS[:30]
+    np.testing.assert_allclose(backend.forward([Chunk(0, IDS[30:31])])[0][0], reference[30], atol=make.tolerance)
+
+
 @pytest.mark.parametrize(
     ("chunks", "error", "words"),
     [

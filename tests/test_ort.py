@@ -11,8 +11,10 @@ from edgeqwen.backends import ort
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.kv_slab import _HEADER_BYTES, _MAGIC, KvSlab
 from edgeqwen.backends.ort import OrtBackend, OrtSettings
+from edgeqwen.backends.session_file import new_session
 from edgeqwen.errors import EngineError
 from edgeqwen.memory_need import onnx_step_tokens
+from edgeqwen.onnx_runtime import import_onnxruntime
 from edgeqwen.published import PUBLISHED
 
 VARIABLE = "ORT_GQA_DISABLE_FLASH_ATTENTION"
@@ -49,7 +51,7 @@ def test_of_two_loads_the_last_takes_the_variable_away(first_out, monkeypatch):
 def test_the_variable_is_gone_when_a_graph_cannot_be_loaded(tmp_path, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(Exception, match="cannot load it"):
-        ort._open(ort._import(), tmp_path / "absent.onnx", OrtSettings(64, threads=1))
+        ort._open(import_onnxruntime(), tmp_path / "absent.onnx", OrtSettings(64, threads=1))
     assert VARIABLE not in os.environ
 
 
@@ -84,9 +86,8 @@ def test_a_session_that_cannot_be_written_leaves_nothing(tmp_path):
 
 def test_a_header_of_brackets_is_no_session(tmp_path):
     slab = KvSlab(2, 1, 2, 64, 8)
-    slab.save(0, [1], tmp_path / "session")
-    raw = (tmp_path / "session").read_bytes()
-    (tmp_path / "session").write_bytes(raw[: len(_MAGIC)] + b"[" * _HEADER_BYTES + raw[len(_MAGIC) + _HEADER_BYTES :])
+    with new_session(tmp_path / "session"):
+        (tmp_path / "session").write_bytes(_MAGIC + b"[" * _HEADER_BYTES)
     with pytest.raises(EngineError, match="session"):
         slab.load(0, [1], tmp_path / "session")
 

@@ -12,6 +12,7 @@ from edgeqwen.artifact import open_artifact
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings
 from edgeqwen.backends.ort import OrtBackend, OrtSettings
+from edgeqwen.backends.session_file import SEAL_BYTES, new_session
 from edgeqwen.catalog import NANO
 from edgeqwen.errors import CheckpointError, EngineError, EngineMissingError
 from edgeqwen.reference_checkpoint import import_torch, read_config
@@ -79,18 +80,16 @@ def test_it_is_opened_by_its_name_as_it_was_planned(reference):
 @needs_torch
 def test_a_session_of_another_model_is_refused(reference, tmp_path):
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load, save
 
     reference.truncate(0, 0)
     reference.truncate(1, 0)
     reference.forward([Chunk(0, [1, 2, 3])])
     reference.save(0, tmp_path / "session")
-    tensors = load_file(tmp_path / "session")
+    tensors = load((tmp_path / "session").read_bytes()[:-SEAL_BYTES])
     tensors["0.key"] = torch.zeros(1, 9, 3, 128)
-    from safetensors import safe_open
-
-    with safe_open(tmp_path / "session", "pt") as file:
-        save_file(tensors, tmp_path / "other", file.metadata())
+    with new_session(tmp_path / "other"):
+        (tmp_path / "other").write_bytes(save(tensors))
     with pytest.raises(EngineError, match="not a session of these 3 tokens"):
         reference.load(1, tmp_path / "other", [1, 2, 3])
     reference.load(1, tmp_path / "session", [1, 2, 3])

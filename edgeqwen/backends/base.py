@@ -131,7 +131,7 @@ class Backend(Protocol):
         ...
 
     def save(self, sequence: int, path: Path) -> None:
-        """Write a sequence's KV cache to a new file."""
+        """Write a sequence's KV cache to a new file; EngineError where there is one."""
         ...
 
     def load(self, sequence: int, path: Path, ids: Sequence[int]) -> None:
@@ -182,6 +182,9 @@ class Ledger:
         del self.ids[sequence][length:], self._cells[sequence][length:]
 
     def copy(self, source: int, target: int, length: int) -> None:
+        if source == target:
+            self.truncate(source, length)
+            return
         self.truncate(target, 0)
         self.ids[target] = self.ids[source][:length]
         self._cells[target] = self._cells[source][:length]
@@ -216,3 +219,13 @@ def check_chunks(chunks: Sequence[Chunk], backend: Backend) -> None:
         )
     if total > backend.room():
         raise NoRoomError(f"the KV cache has room for {backend.room()} tokens, the step needs {total}")
+
+
+def check_load(backend: Backend, sequence: int, ids: Sequence[int]) -> None:
+    """Refuse a session of these ids where it has no place, before any of it is read."""
+    held = backend.length(sequence)
+    if held:
+        raise EngineError(f"sequence {sequence} holds {held} tokens; a session needs an empty one")
+    room = min(backend.context_length, backend.room())
+    if len(ids) > room:
+        raise NoRoomError(f"a session of {len(ids)} tokens: there is room for {room}")

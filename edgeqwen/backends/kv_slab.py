@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeqwen.backends.session_file import check_session, new_session
 from edgeqwen.errors import EngineError
 
 _MAGIC = b"edgeqwen kv 2\n"  # 1 held keys that were not scaled
@@ -43,30 +44,26 @@ class KvSlab:
         self.array[:, :, target, :, :length] = self.array[:, :, source, :, :length]
 
     def save(self, sequence: int, ids: Sequence[int], path: Path) -> None:
-        """Write the tokens of a sequence to a new file; where that fails, there is none."""
+        """Write the tokens of a sequence to a new file."""
         header = json.dumps(self._header(ids)).encode().ljust(_HEADER_BYTES)
-        file = path.open("xb")
-        try:
-            with file:
-                file.write(_MAGIC + header)
-                for part in self.array[:, :, sequence].reshape(-1, *self.dims[3:]):
-                    file.write(np.ascontiguousarray(part[:, : len(ids)]).data)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+        with new_session(path), path.open("wb") as file:
+            file.write(_MAGIC + header)
+            for part in self.array[:, :, sequence].reshape(-1, *self.dims[3:]):
+                file.write(np.ascontiguousarray(part[:, : len(ids)]).data)
 
     def load(self, sequence: int, ids: Sequence[int], path: Path) -> None:
         """Read what `save` wrote of exactly these ids; EngineError for anything else, the slab unchanged."""
         head = len(_MAGIC) + _HEADER_BYTES
         layers, which, _, heads, _, width = self.dims
+        size = check_session(path)
         try:
-            raw = np.memmap(path, np.uint8, "r")
+            raw = np.memmap(path, np.uint8, "r")[:size]
             header = json.loads(raw[len(_MAGIC) : head].tobytes())
         except (OSError, ValueError, RecursionError) as error:
             raise EngineError(f"{path}: is no session: {error}") from None
         dims = (layers, which, heads, len(ids), width)
         good = raw[: len(_MAGIC)].tobytes() == _MAGIC and header == self._header(ids)
-        if not good or raw.size != head + int(np.prod(dims)) * 4:
+        if not good or size != head + int(np.prod(dims)) * 4:
             raise EngineError(f"{path}: is not a session of these {len(ids)} tokens for this model")
         values = np.memmap(path, np.float32, "r", head, dims)
         self.array[:, :, sequence, :, : len(ids)] = values

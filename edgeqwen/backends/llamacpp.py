@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chunks
+from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chunks, check_load
 from edgeqwen.backends.llamacpp_library import Log, load_llama
 from edgeqwen.backends.second_engine import SecondEngine
+from edgeqwen.backends.session_file import check_session, new_session
 from edgeqwen.errors import EngineError, InterruptedForwardError, NoRoomError
 from edgeqwen.memory_need import ASIDE_TOKENS, STEP_ROWS, SWAP_TOKENS
 from edgeqwen.plan import Plan
@@ -223,6 +224,9 @@ class LlamaCppBackend:
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._check_open()
+        if source == target:
+            self.truncate(source, length)
+            return
         self._llama.llama_memory_seq_rm(self._memory, target, -1, -1)
         self._llama.llama_memory_seq_cp(self._memory, source, target, 0, length)
         self._ledger.copy(source, target, length)
@@ -283,19 +287,18 @@ class LlamaCppBackend:
     def save(self, sequence: int, path: Path) -> None:
         self._check_open()
         ids = self._ledger.ids[sequence]
-        tokens = (ctypes.c_int32 * len(ids))(*ids)
-        written = self._llama.llama_state_seq_save_file(self._context, os.fsencode(path), sequence, tokens, len(ids))
-        if not written:
-            raise EngineError(f"{path}: llama.cpp could not write the session: {_log.last_words()}")
+        what = os.fsencode(path), sequence, (ctypes.c_int32 * len(ids))(*ids), len(ids)
+        with new_session(path):
+            if not self._llama.llama_state_seq_save_file(self._context, *what):
+                raise EngineError(f"{path}: llama.cpp could not write the session: {_log.last_words()}")
 
     def load(self, sequence: int, path: Path, ids: Sequence[int]) -> None:
         self._check_open()
-        if self.length(sequence):
-            raise EngineError(f"sequence {sequence} holds {self.length(sequence)} tokens; a session needs an empty one")
-        tokens, count = (ctypes.c_int32 * len(ids))(), ctypes.c_size_t(0)
-        read = self._llama.llama_state_seq_load_file(
-            self._context, os.fsencode(path), sequence, tokens, len(ids), ctypes.byref(count)
-        )
+        check_load(self, sequence, ids)
+        check_session(path)
+        name, tokens, count = os.fsencode(path), (ctypes.c_int32 * len(ids))(), ctypes.c_size_t(0)
+        where = tokens, len(ids), ctypes.byref(count)
+        read = self._llama.llama_state_seq_load_file(self._context, name, sequence, *where)
         if not read or count.value != len(ids) or list(tokens) != list(ids):
             self._llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
             raise EngineError(f"{path}: is not a session of these {len(ids)} tokens for this model")

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from edgeqwen.artifact import open_artifact
-from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chunks
+from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chunks, check_load
 from edgeqwen.backends.kv_slab import KvSlab
-from edgeqwen.errors import ArtifactError, EngineError, EngineMissingError, InterruptedForwardError
+from edgeqwen.errors import ArtifactError, EngineError, InterruptedForwardError
 from edgeqwen.huge_pages import on_huge_pages
 from edgeqwen.memory_need import STEP_TOKENS, keeps_scores, onnx_step_tokens
 from edgeqwen.onnx_file import check_onnx
+from edgeqwen.onnx_runtime import import_onnxruntime
 from edgeqwen.plan import Plan
 from edgeqwen.types import ModelShape
 
@@ -47,7 +48,7 @@ class OrtBackend:
 
     def __init__(self, path: Path, shape: ModelShape, settings: OrtSettings) -> None:
         """`path` is a graph that edgeqwen.onnx_file has checked, of a model of this shape."""
-        self._ort = _import()
+        self._ort = import_onnxruntime()
         self._session = _open(self._ort, path, settings)
         self.vocab_size = shape.vocab_size
         self.context_length = settings.context_length
@@ -161,16 +162,11 @@ class OrtBackend:
         return self._pool_tokens - self._ledger.used
 
     def save(self, sequence: int, path: Path) -> None:
-        slab = self._check_open()
-        try:
-            slab.save(sequence, self._ledger.ids[sequence], path)
-        except OSError as error:
-            raise EngineError(f"{path}: the session cannot be written: {error.strerror}") from None
+        self._check_open().save(sequence, self._ledger.ids[sequence], path)
 
     def load(self, sequence: int, path: Path, ids: Sequence[int]) -> None:
         slab = self._check_open()
-        if self.length(sequence):
-            raise EngineError(f"sequence {sequence} holds {self.length(sequence)} tokens; a session needs an empty one")
+        check_load(self, sequence, ids)
         slab.load(sequence, ids, path)
         self._ledger.append(sequence, ids)
 
@@ -251,14 +247,6 @@ class _Binding:
             return
         self._kept[name] = values
         self.native.bind_input(name, "cpu", 0, values.dtype, list(values.shape), values.ctypes.data)
-
-
-def _import() -> Any:
-    try:
-        import onnxruntime  # noqa: PLC0415 - 0.2 s and 20 MB, for this engine alone
-    except ImportError as error:
-        raise EngineMissingError(f"ONNX Runtime is not there ({error}): pip install 'edgeqwen[onnx]'") from None
-    return onnxruntime
 
 
 @contextmanager

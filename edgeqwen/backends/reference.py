@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chunks
+from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chunks, check_load
+from edgeqwen.backends.session_file import check_session, new_session
 from edgeqwen.errors import EngineError, InterruptedForwardError
 from edgeqwen.plan import Plan
 from edgeqwen.reference_checkpoint import import_torch, open_reference_checkpoint
@@ -158,25 +156,23 @@ class ReferenceBackend:
 
         self._check_open()
         ids = self._ledger.ids[sequence]
-        try:
-            with path.open("xb") as file:
-                file.write(save(self._keys_and_values(sequence, len(ids)), {"ids": _digest(ids)}))
-        except OSError as error:
-            raise EngineError(f"{path}: the session cannot be written: {error.strerror}") from None
+        tensors = self._keys_and_values(sequence, len(ids)) | {"ids": self._torch.tensor(ids, dtype=self._torch.int64)}
+        with new_session(path):
+            path.write_bytes(save(tensors))
 
     def load(self, sequence: int, path: Path, ids: Sequence[int]) -> None:
-        from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+        from safetensors import SafetensorError  # noqa: PLC0415
+        from safetensors.torch import load  # noqa: PLC0415
 
         self._check_open()
-        if self.length(sequence):
-            raise EngineError(f"sequence {sequence} holds {self.length(sequence)} tokens; a session needs an empty one")
+        check_load(self, sequence, ids)
+        size = check_session(path)
         try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-                written = (file.metadata() or {}).get("ids")
+            tensors = load(path.read_bytes()[:size])
         except (OSError, SafetensorError) as error:
             raise EngineError(f"{path}: is no session: {error}") from None
-        if written != _digest(ids) or not self._fits(tensors, len(ids)):
+        written = tensors.pop("ids", None)
+        if written is None or written.tolist() != list(ids) or not self._fits(tensors, len(ids)):
             raise EngineError(f"{path}: is not a session of these {len(ids)} tokens for this model")
         self._fill(sequence, tensors)
         self._ledger.append(sequence, ids)
@@ -197,7 +193,3 @@ class ReferenceBackend:
     def close(self) -> None:
         self._model = None
         self._caches = []
-
-
-def _digest(ids: Sequence[int]) -> str:
-    return hashlib.sha256(np.array(ids, np.int64).tobytes()).hexdigest()

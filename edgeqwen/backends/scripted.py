@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chunks
+from edgeqwen.backends.base import Aside, Chunk, Ledger, Logits, Swap, check_chunks, check_load
+from edgeqwen.backends.session_file import check_session, new_session
 from edgeqwen.errors import EngineError, InterruptedForwardError, NoRoomError
 
 Script = Callable[[Sequence[int]], int | np.ndarray]  # ids so far -> the next id, or a whole row of logits
@@ -101,14 +102,14 @@ class ScriptedBackend:
 
     def save(self, sequence: int, path: Path) -> None:
         self._check_open()
-        path.write_text(json.dumps(self._ledger.ids[sequence]), encoding="utf-8")
+        with new_session(path):
+            path.write_text(json.dumps(self._ledger.ids[sequence]), encoding="utf-8")
 
     def load(self, sequence: int, path: Path, ids: Sequence[int]) -> None:
         self._check_open()
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise EngineError(f"{path}: is no session: {error}") from error
+        check_load(self, sequence, ids)
+        size = check_session(path)
+        saved = json.loads(path.read_bytes()[:size])
         if saved != list(ids):
             raise EngineError(f"{path}: is not a session of these {len(ids)} tokens")
         self._ledger.append(sequence, saved)

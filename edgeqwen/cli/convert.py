@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +71,8 @@ def convert(  # noqa: PLR0913 - its options
     """Turn MODEL into an artifact that `run` opens.
 
     MODEL is a hub id (downloaded with resume; HF_ENDPOINT names a mirror), a folder with a checkpoint, or `nano`; for
-    ONNX a GGUF file, too, whose Q4_0 and Q8_0 blocks are moved as they are.
-    The folder is written whole or not at all; converting twice gives the same bytes, but for the
-    seconds in measured.json.
+    ONNX a GGUF file, too, whose Q4_0 and Q8_0 blocks are moved as they are. The folder is written whole or not at all;
+    converting twice gives the same bytes, but for the seconds in measured.json, and with --calibrate on the same cores.
 
     \b
     edgeqwen convert Qwen/Qwen3-0.6B                    # -> ./qwen3-0.6b-q4_k_m/
@@ -136,7 +136,7 @@ def summary(report: ConvertReport, run_options: str = "") -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.tensor_types.items()))
     errors = ", ".join(f"{kind} {100 * error:.2f} %" for kind, error in sorted(report.errors.items()) if error)
     if report.requantized:
-        kinds += f"; rounded again, for ONNX has not their type: {len(report.requantized)} tensors"
+        kinds += f"; rounded again from what they were stored in: {len(report.requantized)} tensors"
     lines = [
         f"{report.path}: {report.type}, {report.bytes_out / 1e6:.0f} MB of {report.bytes_in / 1e6:.0f} MB, "
         f"{report.seconds['total']:.1f} s, read back and verified",
@@ -152,6 +152,8 @@ def summary(report: ConvertReport, run_options: str = "") -> str:
             f"  against exact activations: KL divergence {report.guard['divergence']:.4f}, {report.guard['flips']} of "
             f"{report.guard['tokens']} tokens differ; {len(report.guard['lifted'])} products are computed exactly"
         )
+    elif any(kind.startswith("int4/") for kind in report.tensor_types) and find_spec("onnxruntime") is None:
+        lines.append("  not compared with exact activations: that runs the graph, pip install 'edgeqwen[onnx]'")
     command = shlex.join(["edgeqwen", "run", str(report.path), *run_options.split()])
     lines.append(f'  run it: {command} "Hello"')
     return "\n".join(escaped(line) for line in lines)

@@ -20,7 +20,7 @@ from edgeqwen.artifact import open_artifact
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.ort import OrtBackend, OrtSettings
 from edgeqwen.catalog import NANO
-from edgeqwen.errors import CheckpointError, RequestError
+from edgeqwen.errors import ArtifactError, CheckpointError, RequestError
 
 GRID = Grid(4, 32, zeros=True)
 TEXTS = (
@@ -194,7 +194,9 @@ def test_only_weights_on_grids_of_our_choice_are_others(pair) -> None:
     table = plan.matrices["table"].matrix.weight
     assert ((changed >= table.offset) & (changed < table.offset + table.nbytes)).sum() > 0.05 * table.nbytes
     assert plain.manifest.files.keys() != calibrated.manifest.files.keys()  # named by what they hold
-    assert report.calibrated_on == sum(map(len, calibration_pages(Tokenizer.from_file(str(NANO / "tokenizer.json")))))
+    assert report.calibrated_on == sum(
+        map(len, calibration_pages(Tokenizer.from_file(str(NANO / "tokenizer.json")), 4096))
+    )
     assert pair[0][1].calibrated_on is None
 
 
@@ -236,7 +238,21 @@ def test_text_that_ends_at_once_is_no_text(monkeypatch, tmp_path) -> None:
     assert report.calibrated_on == 2
 
 
+def test_bytes_that_come_back_otherwise_are_refused(monkeypatch, tmp_path) -> None:
+    rounded = onnx_calibration._round_head
+
+    def damaging(plan, batches, rounding) -> None:
+        rounded(plan, batches, rounding)
+        offset, *_ = rounding._written[7]
+        rounding._data[offset] ^= 1
+
+    monkeypatch.setattr(onnx_calibration, "_round_head", damaging)
+    with pytest.raises(ArtifactError, match="other bytes than were written"):
+        converted(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_pages_are_apart_and_long_enough() -> None:
-    pages = calibration_pages(Tokenizer.from_file(str(NANO / "tokenizer.json")))
+    pages = calibration_pages(Tokenizer.from_file(str(NANO / "tokenizer.json")), 4096)
     assert len(pages) > 20
     assert all(150 < len(page) <= 256 for page in pages)

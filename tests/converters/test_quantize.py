@@ -89,6 +89,15 @@ def test_a_weight_too_large_for_the_scale_is_an_error() -> None:
             run(huge, kind)
 
 
+@pytest.mark.parametrize(("width", "kind"), [(16, "Q8_0"), (48, "Q4_0"), (144, "Q8_0"), (288, "Q4_K")])
+def test_rows_that_are_no_whole_blocks_never_reach_native_code(width: int, kind: str) -> None:
+    rows = np.ones((64, width), np.float32)
+    behind = np.zeros(1 << 16, np.uint8)
+    with pytest.raises(EngineError, match=f"64 rows of {width} weights"):
+        RowQuantizer().quantize(rows, kind, behind[: 64 * GGML_TYPES[kind].nbytes(width)])
+    assert not behind.any()
+
+
 def test_the_table_of_types_is_that_of_the_library() -> None:
     for name, kind in GGML_TYPES.items():
         traits = load_ggml().ggml_get_type_traits(kind.id).contents

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
+from converters import to_onnx
 from converters.build import convert_checkpoint, resolve_type
 from converters.checkpoint import open_checkpoint
 from converters.onnx_grid import Grid, round_rows, unround
@@ -18,6 +20,7 @@ from edgeqwen import catalog
 from edgeqwen.artifact import open_artifact
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings
+from edgeqwen.cli import convert as cli_convert
 from edgeqwen.errors import CheckpointError, RequestError
 from edgeqwen.gguf import open_gguf
 from edgeqwen.tokenizer import Tokenizer
@@ -270,7 +273,7 @@ def test_a_gguf_file_becomes_a_graph_of_the_same_weights(nano_artifact, tmp_path
     gguf = open_artifact(nano_artifact(type)).file("gguf")
     report = catalog.convert(str(gguf), tmp_path / "out", formats=("onnx",))
     artifact = open_artifact(tmp_path / "out")
-    assert report.type == "stored"
+    assert report.type == {"q4_0": "q4_0", "q8_0": "q8_0", "bf16": "fp32"}[type]
     assert bool(report.requantized) == (type == "q4_0")  # llama-quantize keeps the table of Q4_0 in Q6_K
     with GgufWeights(gguf) as weights:
         assert kinds <= {weights.kind(name) for name in ("blk.0.attn_q.weight", "blk.1.ffn_down.weight")}
@@ -290,3 +293,57 @@ def test_a_gguf_file_is_no_source_for_gguf(nano_artifact, tmp_path) -> None:
     gguf = open_artifact(nano_artifact("q8_0")).file("gguf")
     with pytest.raises(RequestError, match="--to onnx"):
         catalog.convert(str(gguf), tmp_path / "out")
+
+
+def test_a_scale_that_is_no_number_is_refused(nano_artifact, tmp_path) -> None:
+    """Blocks that are moved as they are, are looked at, too."""
+    source = open_artifact(nano_artifact("q8_0")).file("gguf")
+    with open_gguf(source) as file:
+        start = file.tensors["blk.1.ffn_down.weight"].offset
+    damaged = tmp_path / "damaged.gguf"
+    raw = bytearray(source.read_bytes())
+    raw[start + 34 * 5 : start + 34 * 5 + 2] = np.float16(np.nan).tobytes()
+    damaged.write_bytes(raw)
+    with pytest.raises(CheckpointError, match=r"blk\.1\.ffn_down\.weight.*scale"):
+        catalog.convert(str(damaged), tmp_path / "out", formats=("onnx",))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("head_dim", [8, 20, 24])
+@pytest.mark.parametrize("formats", [("onnx",), ("gguf", "onnx")])
+def test_heads_that_onnx_runtime_does_not_rotate_are_refused(make_checkpoint, tmp_path, head_dim, formats) -> None:
+    folder = make_checkpoint(tmp_path / "small", hidden=64, intermediate=64, head_dim=head_dim)
+    with pytest.raises(RequestError, match=f"head_dim is {head_dim}.*multiples of 16"):
+        convert(folder, tmp_path / "out", "int8", formats)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("type", ["int4", "int8"])
+def test_rows_that_both_formats_cut_differently_are_refused_for_both(make_checkpoint, tmp_path, type) -> None:
+    """GGUF would fall back to F16 where ONNX takes smaller blocks: not the same weights."""
+    folder = make_checkpoint(tmp_path / "odd", hidden=144, intermediate=208, heads=3, kv_heads=1, head_dim=48)
+    with pytest.raises(RequestError, match="rows of 144 weights"):
+        convert(folder, tmp_path / "out", type, ("gguf", "onnx"))
+    convert(folder, tmp_path / "out", "fp32", ("gguf", "onnx"))
+
+
+@pytest.mark.parametrize("calibrate", [False, True])
+def test_a_model_made_for_a_few_tokens_is_compared_and_calibrated_on_as_many(
+    make_checkpoint, tmp_path, calibrate
+) -> None:
+    folder = make_checkpoint(tmp_path / "short", config={"max_position_embeddings": 16})
+    with open_checkpoint(folder) as checkpoint:
+        report = convert_checkpoint(
+            checkpoint, tmp_path / "out", type="int4", formats=("onnx",), trust_template=True, calibrate=calibrate
+        )
+    assert report.guard is not None
+    assert report.guard["tokens"] <= 4 * 16
+
+
+def test_without_onnxruntime_it_is_said_that_nothing_was_compared(tmp_path, monkeypatch) -> None:
+    absent = lambda name: None if name == "onnxruntime" else find_spec(name)  # noqa: E731
+    monkeypatch.setattr(to_onnx, "find_spec", absent)
+    monkeypatch.setattr(cli_convert, "find_spec", absent)
+    report = catalog.convert("nano", tmp_path / "out", type="int4", formats=("onnx",))
+    assert report.guard is None
+    assert "not compared with exact activations" in cli_convert.summary(report)
