@@ -76,10 +76,18 @@ def feed(backend, sequence, ids, piece=PIECE):
     return logits
 
 
+@pytest.fixture(scope="module")
+def known():
+    """What `expected` has computed, by engine: its weights are the same in every test."""
+    return {}
+
+
 @pytest.fixture
-def expected(backend):
+def expected(backend, known):
     """Logits behind each of the first 300 ids of both texts."""
-    rows = {}
+    if type(backend) in known:
+        return known[type(backend)]
+    rows = known[type(backend)] = {}
     for name, ids in (("ids", IDS), ("others", OTHERS)):
         rows[name] = np.concatenate(
             [step(backend, Chunk(0, ids[start : start + 20], "all")) for start in range(0, 300, 20)]
