@@ -84,6 +84,7 @@ def calibrate(
             _release()
         for at, (values, _) in enumerate(parts.each(number, batches, {})):
             batches[at] = values  # one by one: all of them are a hundred megabytes
+    _release()
     _round_head(plan, batches, rounding)
     rounding.check(data)
     return Calibrated(sum(len(page) for page in pages), rounding.errors())

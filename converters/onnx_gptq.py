@@ -63,7 +63,7 @@ class Inputs:
 
     def factors(self) -> list[tuple[slice, Factor]]:
         """One for each run of columns."""
-        return [(run, _factor(_damped(total))) for run, total in zip(self._runs, self._sums, strict=True)]
+        return [(run, _factor(total)) for run, total in zip(self._runs, self._sums, strict=True)]
 
 
 def _damping(total: Floats) -> np.float32:
@@ -71,17 +71,18 @@ def _damping(total: Floats) -> np.float32:
     return np.float32(_DAMPING * (float(np.diag(total).mean()) or 1.0))
 
 
-def _damped(total: Floats) -> Floats:
-    damped = total.copy()
-    damped.flat[:: len(total) + 1] += _damping(total)
-    return damped
+def _factor(total: Floats) -> Factor:
+    """U with U.T @ U = inverse(covariance): the covariance backwards is L @ L.T, and U is inverse(L) backwards.
 
-
-def _factor(covariance: Floats) -> Factor:
-    """U with U.T @ U = inverse(covariance): the covariance backwards is L @ L.T, and U is inverse(L) backwards."""
-    order = np.argsort(-np.diag(covariance), kind="stable")
-    backwards = np.ix_(order[::-1], order[::-1])
-    inverse = _inverse_of_lower(np.linalg.cholesky(covariance[backwards].astype(np.float64)))
+    The diagonal is damped.
+    """
+    diagonal = np.diag(total) + _damping(total)
+    order = np.argsort(-diagonal, kind="stable")
+    covariance = total[np.ix_(order[::-1], order[::-1])].astype(np.float64)
+    covariance.flat[:: len(total) + 1] = diagonal[order[::-1]]
+    lower = np.linalg.cholesky(covariance)
+    del covariance  # tens of megabytes
+    inverse = _inverse_of_lower(lower)
     return Factor(order, np.ascontiguousarray(inverse[::-1, ::-1].astype(np.float32)))
 
 
