@@ -87,6 +87,7 @@ def calibrate(
     _release()
     _round_head(plan, batches, rounding)
     rounding.check(data)
+    _release()
     return Calibrated(sum(len(page) for page in pages), rounding.errors())
 
 
