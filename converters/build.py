@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("gguf", "onnx")
 _JSON_BYTES: Final = 64 << 10  # manifest and measured.json, at most
+_SHARED_BLOCK: Final = 32  # of every grid that both formats have
 # Of one grid in two containers: the file type and the type of the tied table.
-_SHARED_BLOCK: Final = 32
 _SHARED: Final = {"int4": ("Q4_0", "Q8_0"), "int8": ("Q8_0", None), "fp32": ("F32", None)}
 
 

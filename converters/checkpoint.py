@@ -164,9 +164,9 @@ def find_nonfinite(rows: np.ndarray) -> int | None:
 
 def _folder(path: Path) -> Path:
     """Return the real folder, or say what was given instead and what would work."""
-    if not path.exists() and path.suffix == ".gguf":
-        raise CheckpointError(f"{path}: no such file")
     if not path.exists():
+        if path.suffix == ".gguf":
+            raise CheckpointError(f"{path}: no such file")
         raise CheckpointError(
             f"{path}: no such folder; give a checkpoint's folder, a hub id such as Qwen/Qwen3-0.6B, or nano"
         )

@@ -87,12 +87,13 @@ def expected(backend, known):
     """Logits behind each of the first 300 ids of both texts."""
     if type(backend) in known:
         return known[type(backend)]
-    rows = known[type(backend)] = {}
+    rows = {}
     for name, ids in (("ids", IDS), ("others", OTHERS)):
         rows[name] = np.concatenate(
             [step(backend, Chunk(0, ids[start : start + 20], "all")) for start in range(0, 300, 20)]
         )
         backend.truncate(0, 0)
+    known[type(backend)] = rows
     return rows
 
 

@@ -25,19 +25,16 @@ def new_session(path: Path) -> Iterator[None]:
     """
     try:
         path.open("xb").close()
+        try:
+            yield
+            digest = _digest(path, path.stat().st_size)
+            with path.open("ab") as file:
+                file.write(_MAGIC + digest)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise EngineError(f"{path}: the session cannot be written: {error.strerror}") from None
-    try:
-        yield
-        digest = _digest(path, path.stat().st_size)
-        with path.open("ab") as file:
-            file.write(_MAGIC + digest)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise EngineError(f"{path}: the session cannot be written: {error.strerror}") from None
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def check_session(path: Path) -> int:
