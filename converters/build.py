@@ -149,13 +149,16 @@ def _write(
         written["gguf"] = write_gguf(checkpoint, plan, writer, threads, progress)
         clock.lap("weights")
     if "onnx" in formats:
-        from converters.to_onnx import write_onnx  # noqa: PLC0415 - needs onnx
+        from converters.onnx_calibration import spilled_bytes  # noqa: PLC0415 - needs onnx
+        from converters.to_onnx import write_onnx  # noqa: PLC0415
         from converters.weights import CheckpointWeights, GgufWeights  # noqa: PLC0415
 
         weights = GgufWeights(writer.path_of(written["gguf"].file)) if both else CheckpointWeights(checkpoint)
         with weights:
             plan_of_onnx = plan_onnx(weights, type, shared_grid=both, calibrated=calibrate)
             clock.lap("plan")
+            if calibrate:
+                reserved += spilled_bytes(weights.shape.hidden_size)
             if not both:
                 writer.reserve(plan_of_onnx.size + reserved)
             compare_by = checkpoint.tokenizer_json if compare else None

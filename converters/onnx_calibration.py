@@ -11,10 +11,11 @@ import hashlib
 import lzma
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,6 +24,7 @@ from converters.onnx_gptq import Inputs, round_products
 from converters.onnx_grid import packed, row_steps, unround
 from converters.onnx_parts import Parts, Values
 from converters.onnx_plan import CALIBRATING
+from converters.onnx_spill import Spill
 from edgeqwen.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -55,8 +57,16 @@ class Calibrated:
 
 def calibration_pages(tokenizer: Tokenizer, longest: int) -> list[list[int]]:
     """The text's pages in the model's own tokens, of at most _PAGE_TOKENS and what the model was made for."""
-    text = lzma.decompress((files("converters") / _TEXT).read_bytes()).decode("utf-8")
-    return [tokenizer.encode(page).ids[: min(_PAGE_TOKENS, longest)] for page in text.split("\f")]
+    return [tokenizer.encode(page).ids[: min(_PAGE_TOKENS, longest)] for page in _pages()]
+
+
+def spilled_bytes(hidden_size: int) -> int:
+    """What calibrating takes on the disk for a while, at most: a layer's input, and the sum it is the norm of."""
+    return 2 * len(_pages()) * _PAGE_TOKENS * hidden_size * 4
+
+
+def _pages() -> list[str]:
+    return lzma.decompress((files("converters") / _TEXT).read_bytes()).decode("utf-8").split("\f")
 
 
 def calibrate(
@@ -71,21 +81,16 @@ def calibrate(
     parts = Parts(model, data.parent, weights.shape)
     rounding = _Rounding(weights, np.memmap(data, np.uint8, "r+"))
     step = max(1, _BATCH_TOKENS // _PAGE_TOKENS)
-    batches = [parts.begin(pages[start : start + step]) for start in range(0, len(pages), step)]
-    for number in range(len(parts)):
-        if progress is not None:
-            progress(number, len(parts), CALIBRATING)
-        products = parts.products(number).items()
-        named = {source: _target(plan.matrices[name.removesuffix(".out")]) for name, source in products}
-        targets = {source: target for source, target in named.items() if target is not None}
-        _release()  # of what was before
-        if targets:
-            _round_part(parts, number, batches, targets, rounding)
-            _release()
-        for at, (values, _) in enumerate(parts.each(number, batches, {})):
-            batches[at] = values  # one by one: all of them are a hundred megabytes
-    _release()
-    _round_head(plan, batches, rounding)
+    began = [parts.begin(pages[start : start + step]) for start in range(0, len(pages), step)]
+    with TemporaryFile(dir=data.parent) as file:
+        batches = Spill(file, began)
+        for number in range(len(parts)):
+            if progress is not None:
+                progress(number, len(parts), CALIBRATING)
+            _round_part(parts, number, batches, plan, rounding)
+            for at, (values, _) in enumerate(parts.each(number, batches, {})):
+                batches[at] = values
+        _round_head(plan, batches, rounding)
     rounding.check(data)
     _release()
     return Calibrated(sum(len(page) for page in pages), rounding.errors())
@@ -108,20 +113,23 @@ def _target(planned: PlannedMatrix) -> _Target | None:
     return _Target(planned, matrix.grid, matrix.scales, matrix.zeros)
 
 
-def _round_part(
-    parts: Parts, number: int, batches: Sequence[Values], targets: dict[str, _Target], rounding: _Rounding
-) -> None:
+def _round_part(parts: Parts, number: int, batches: Iterable[Values], plan: OnnxPlan, rounding: _Rounding) -> None:
+    products = parts.products(number).items()
+    named = {source: _target(plan.matrices[name.removesuffix(".out")]) for name, source in products}
+    targets = {source: target for source, target in named.items() if target is not None}
+    if not targets:
+        return
+    _release()  # of what was before
     inputs = {source: Inputs(target.planned.matrix.n_in, target.grid.block_size) for source, target in targets.items()}
-    for batch, (_, seen) in zip(batches, parts.each(number, batches, {}, tuple(targets)), strict=True):
-        rows = batch["logit_rows"]
-        for source, tokens in seen.items():
-            inputs[source].add(_tamed(tokens, rows))
-    _release()
+    for values, seen in parts.each(number, batches, {}, tuple(targets)):
+        for source in targets:
+            inputs[source].add(_tamed(seen.pop(source), values["logit_rows"]))
     for source, target in targets.items():
         rounding.round(target, inputs.pop(source))
+    _release()
 
 
-def _round_head(plan: OnnxPlan, batches: Sequence[Values], rounding: _Rounding) -> None:
+def _round_head(plan: OnnxPlan, batches: Iterable[Values], rounding: _Rounding) -> None:
     """The rows that give the logits, for what the last norm gives; as the embedding, too, they are what is read."""
     target = _target(plan.matrices.get("head") or plan.matrices["table"])
     if target is None:
@@ -156,8 +164,9 @@ class _Rounding:
         self._sums: dict[str, list[tuple[float, float]]] = {}
 
     def round(self, target: _Target, inputs: Inputs) -> None:
-        """Round a matrix for these inputs."""
-        power, factors = inputs.power(), inputs.factors()
+        """Round a matrix for these inputs, which are given up."""
+        _release()
+        power, factors = inputs.finish()
         sums = [self._rows_of(target, power, factors, *rows) for rows in _runs(target.planned)]
         self._sums.setdefault(target.grid.name, []).extend(sums)
 

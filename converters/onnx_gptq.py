@@ -54,16 +54,15 @@ class Inputs:
             columns = np.ascontiguousarray(tokens[:, run])
             self._sums[number] += columns.T @ columns
 
-    def power(self) -> Floats:
-        """The sum of squares of each column, damped; CheckpointError where it is not finite."""
-        found: Floats = np.concatenate([np.diag(total) + _damping(total) for total in self._sums])
-        if not np.isfinite(found).all():
-            raise CheckpointError("the model's own values overflow on plain text: it cannot be calibrated")
-        return found
+    def finish(self) -> tuple[Floats, list[tuple[slice, Factor]]]:
+        """The sum of squares of each column, damped, and a factor for each run; the covariances are given up.
 
-    def factors(self) -> list[tuple[slice, Factor]]:
-        """One for each run of columns."""
-        return [(run, _factor(total)) for run, total in zip(self._runs, self._sums, strict=True)]
+        CheckpointError where a sum is not finite.
+        """
+        power: Floats = np.concatenate([np.diag(total) + _damping(total) for total in self._sums])
+        if not np.isfinite(power).all():
+            raise CheckpointError("the model's own values overflow on plain text: it cannot be calibrated")
+        return power, [(run, _factor(self._sums.pop(0))) for run in self._runs]
 
 
 def _damping(total: Floats) -> np.float32:
@@ -79,7 +78,8 @@ def _factor(total: Floats) -> Factor:
     diagonal = np.diag(total) + _damping(total)
     order = np.argsort(-diagonal, kind="stable")
     covariance = total[np.ix_(order[::-1], order[::-1])].astype(np.float64)
-    covariance.flat[:: len(total) + 1] = diagonal[order[::-1]]
+    del total
+    covariance.flat[:: len(order) + 1] = diagonal[order[::-1]]
     lower = np.linalg.cholesky(covariance)
     del covariance  # tens of megabytes
     inverse = _inverse_of_lower(lower)

@@ -86,6 +86,7 @@ class Parts:
             found = dict(zip(names, self._run(session, names, values), strict=True))
             always = {name: value for name, value in values.items() if name in self._inputs}
             yield always | {name: found[name] for name in part.outputs}, {name: found[name] for name in probes}
+            del found  # what the caller has not kept is not there beside the next
 
     def products(self, number: int) -> dict[str, str]:
         """The products with stored levels of a part: node -> the name of its input."""

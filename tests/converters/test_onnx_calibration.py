@@ -12,12 +12,14 @@ from tokenizers import Tokenizer
 from converters import build, onnx_calibration, onnx_plan
 from converters.build import convert_checkpoint
 from converters.checkpoint import open_checkpoint
-from converters.onnx_calibration import CALIBRATING, calibration_pages
+from converters.onnx_calibration import CALIBRATING, calibration_pages, spilled_bytes
 from converters.onnx_gptq import COLUMNS_MAX, Inputs, round_products
 from converters.onnx_grid import Grid, packed, round_rows, unround
 from converters.onnx_plan import plan_onnx
+from converters.onnx_spill import Spill
 from converters.weights import CheckpointWeights
 from edgeqwen.artifact import open_artifact
+from edgeqwen.artifact_writer import ArtifactWriter
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.ort import OrtBackend, OrtSettings
 from edgeqwen.catalog import NANO
@@ -46,7 +48,7 @@ def inputs_of(tokens, block_size=GRID.block_size):
 
 
 def rounded(rows, inputs, grid=GRID):
-    levels, scales, zeros = round_products(rows, inputs.power(), inputs.factors(), grid)
+    levels, scales, zeros = round_products(rows, *inputs.finish(), grid)
     return unround(packed(levels, 4), scales, packed(zeros, 4), grid)
 
 
@@ -80,10 +82,10 @@ def one_by_one(rows, covariance, scales, zeros):
 def test_levels_are_those_of_the_definition() -> None:
     rows = np.random.default_rng(1).normal(size=(24, 128)).astype(np.float32)
     tokens = correlated(600, 128)
-    inputs = inputs_of(tokens)
-    levels, scales, zeros = round_products(rows, inputs.power(), inputs.factors(), GRID)
+    power, factors = inputs_of(tokens).finish()
+    levels, scales, zeros = round_products(rows, power, factors, GRID)
     covariance = tokens.T.astype(np.float64) @ tokens
-    covariance[np.diag_indices(128)] = inputs.power()
+    covariance[np.diag_indices(128)] = power
     same = (levels == one_by_one(rows, covariance, scales, zeros)).all(axis=1)
     assert same.mean() > 0.9  # a tie that float32 decides otherwise changes the rest of its row
 
@@ -119,12 +121,12 @@ def test_inputs_that_overflow_are_refused(value) -> None:
     tokens = correlated(50, 64)
     tokens[7, 9] = value
     with np.errstate(all="ignore"), pytest.raises(CheckpointError, match="overflow"):
-        inputs_of(tokens).power()
+        inputs_of(tokens).finish()
 
 
 @pytest.mark.parametrize(("width", "block"), [(64, 32), (1024, 128), (3072, 128), (8960, 128), (4864, 64), (8960, 256)])
 def test_columns_go_together_in_runs_that_cut_no_block(width, block) -> None:
-    runs = [run for run, _ in Inputs(width, block).factors()] if width < 4000 else Inputs(width, block)._runs
+    runs = [run for run, _ in Inputs(width, block).finish()[1]] if width < 4000 else Inputs(width, block)._runs
     assert [run.start for run in runs] == [0, *(run.stop for run in runs[:-1])]
     assert runs[-1].stop == width
     assert all(run.stop - run.start <= COLUMNS_MAX + block and run.start % block == 0 for run in runs)
@@ -264,6 +266,25 @@ def test_bytes_that_come_back_otherwise_are_refused(monkeypatch, tmp_path) -> No
     with pytest.raises(ArtifactError, match="other bytes than were written"):
         converted(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("few_pages")
+def test_batches_lie_in_a_file_no_larger_than_what_is_reserved(monkeypatch, tmp_path) -> None:
+    sizes, reserved = [], []
+
+    class Watched(Spill):
+        def __setitem__(self, at, values):
+            super().__setitem__(at, values)
+            sizes.append(self._end)
+
+    monkeypatch.setattr(onnx_calibration, "Spill", Watched)
+    monkeypatch.setattr(ArtifactWriter, "reserve", lambda _, nbytes: reserved.append(nbytes))
+    artifact, _ = converted(tmp_path / "out")
+    plain, _ = converted(tmp_path / "fp32", "fp32", calibrate=False)
+    spilled = spilled_bytes(artifact.manifest.shape.hidden_size)
+    assert 0.7 * spilled < sizes[-1] <= spilled
+    data = [next(one.path.glob("weights-*.data")).stat().st_size for one in (artifact, plain)]
+    assert reserved[0] - reserved[1] == spilled + data[0] - data[1]
 
 
 def test_pages_are_apart_and_long_enough() -> None:
