@@ -37,10 +37,11 @@ def resolve_type(type: str | None, formats: Sequence[str]) -> str:
         raise RequestError(f"formats are {', '.join(FORMATS)}, each at most once, not {', '.join(formats) or 'none'}")
     if formats == ("gguf",):
         return find_file_type(DEFAULT_TYPE if type is None else type).lower()
-    wanted = find_onnx_type("int4" if type is None else type)
-    if len(formats) > 1:
-        wanted = next((name for name, (file_type, _) in _SHARED.items() if file_type.lower() == wanted), wanted)
-    if len(formats) > 1 and wanted not in _SHARED:
+    if len(formats) == 1:
+        return find_onnx_type("int4" if type is None else type)
+    wanted = "int4" if type is None else type.lower()
+    wanted = next((name for name, (file_type, _) in _SHARED.items() if file_type.lower() == wanted), wanted)
+    if wanted not in _SHARED:
         raise RequestError(f"{type} is no grid that GGUF and ONNX share; {', '.join(_SHARED)} are")
     return wanted
 
@@ -74,7 +75,7 @@ def convert_checkpoint(
     if calibrate:
         check_calibrate(kind, tuple(formats))
     check_template(checkpoint, known=template_known, trusted=trust_template)
-    with ArtifactWriter(Path(out), checkpoint=checkpoint.path) as writer:
+    with ArtifactWriter(Path(out), source=checkpoint.path) as writer:
         written = _write(
             checkpoint, writer, kind, tuple(formats), workers, clock, progress, compare=compare, calibrate=calibrate
         )

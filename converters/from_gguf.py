@@ -54,7 +54,7 @@ def convert_gguf(
     clock = Clock()
     if type is not None:
         find_onnx_type(type)
-    with GgufWeights(path) as weights, ArtifactWriter(Path(out)) as writer:
+    with GgufWeights(path) as weights, ArtifactWriter(Path(out), source=path) as writer:
         plan = plan_onnx(weights, type, shared_grid=True)
         clock.lap("plan")
         writer.reserve(plan.size + 2 * len(facts.tokenizer_json) + _JSON_BYTES)

@@ -69,7 +69,7 @@ def convert_with_optimum(path: Path, out: Path, wish: Wish, progress: Progress |
     model = open_reference_checkpoint(path)
     with (
         open_foreign(path, shape_of(model.config, path), name=wish.name) as checkpoint,
-        ArtifactWriter(out, checkpoint=checkpoint.path) as writer,
+        ArtifactWriter(out, source=checkpoint.path) as writer,
         tempfile.TemporaryDirectory(prefix="edgeqwen-") as folder,
     ):
         template = checkpoint.chat_template

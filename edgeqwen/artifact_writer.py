@@ -56,11 +56,11 @@ class Draft:
 class ArtifactWriter:
     """Use in a `with` statement: create and seal payloads, then commit; leaving without a commit leaves nothing."""
 
-    def __init__(self, folder: Path, *, checkpoint: Path | None = None) -> None:
-        """`checkpoint` is the folder that is read from; it is refused as the target."""
+    def __init__(self, folder: Path, *, source: Path | None = None) -> None:
+        """`source` is the checkpoint's folder or the file that is read from; where it lies is refused as the target."""
         self.folder = folder
         self.files: dict[str, Payload] = {}  # what has been sealed, as the manifest will list it
-        self._checkpoint = checkpoint
+        self._source = source
         self._drafts: dict[str, Draft] = {}  # final name -> sealed draft
         self._open: list[Draft] = []
         self._created: list[Path] = []
@@ -68,7 +68,7 @@ class ArtifactWriter:
 
     def __enter__(self) -> Self:
         try:
-            _check_target(self.folder, self._checkpoint)
+            _check_target(self.folder, self._source)
             self._make_folder()
             self._lock = FolderLock(self.folder)
             self._remove_leftovers(_listed(self.folder))
@@ -173,15 +173,16 @@ def write_measured(folder: Path, manifest: bytes, measured: Mapping[str, Any]) -
     _replace(folder / MEASURED, json.dumps(data, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n")
 
 
-def _check_target(folder: Path, checkpoint: Path | None) -> None:
+def _check_target(folder: Path, source: Path | None) -> None:
     if folder.is_symlink():
         raise ArtifactError(f"{folder} is a symbolic link; name the folder itself")
     if not folder.exists():
         return
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is a file; the artifact is a folder")
-    if checkpoint is not None and folder.samefile(checkpoint):
-        raise ArtifactError(f"{folder} is the checkpoint's own folder; name another one")
+    if source is not None and folder.samefile(source if source.is_dir() else source.resolve().parent):
+        whose = "the checkpoint's own folder" if source.is_dir() else f"the folder of {source.name}, which is read"
+        raise ArtifactError(f"{folder} is {whose}; name another one")
     if _is_ours(folder / MANIFEST):
         return
     others = {path.name for path in folder.iterdir()} - _leftovers(folder) - {FolderLock.NAME}

@@ -285,7 +285,7 @@ def test_targets_that_are_refused_are_left_alone(tmp_path) -> None:
         before = sorted(tmp_path.rglob("*"))
         with (
             pytest.raises(ArtifactError, match=message),
-            ArtifactWriter(tmp_path / name, checkpoint=tmp_path / "checkpoint"),
+            ArtifactWriter(tmp_path / name, source=tmp_path / "checkpoint"),
         ):
             raise AssertionError("not to be reached")
         assert sorted(tmp_path.rglob("*")) == before
