@@ -7,6 +7,9 @@ from typing import Any
 
 from edgeqwen.errors import EngineMissingError
 
+# Before it, arrays that a session gave are read after free once the session is gone, and positions and group indices of
+# a hostile graph are not checked.
+LEAST = (1, 26)
 _SILENT = "ORT_DISABLE_TELEMETRY"  # read once, when the library is loaded
 
 
@@ -22,5 +25,10 @@ def import_onnxruntime() -> Any:
         import onnxruntime  # noqa: PLC0415 - 0.2 s and 20 MB, for this engine alone
     except ImportError as error:
         raise EngineMissingError(f"ONNX Runtime is not there ({error}): pip install 'edgeqwen[onnx]'") from None
+    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < LEAST:
+        raise EngineMissingError(
+            f"ONNX Runtime {onnxruntime.__version__} is installed, {'.'.join(map(str, LEAST))} or later is needed: "
+            "pip install --upgrade 'edgeqwen[onnx]'"
+        )
     onnxruntime.disable_telemetry_events()
     return onnxruntime

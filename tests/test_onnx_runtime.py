@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from edgeqwen.catalog import NANO
+from edgeqwen.errors import EngineMissingError
+from edgeqwen.onnx_runtime import import_onnxruntime
 
 RUN = """
 from edgeqwen import load
@@ -19,6 +22,19 @@ from edgeqwen.catalog import convert
 report = convert({checkpoint!r}, Path({out!r}), type="int4", formats=("onnx",))
 assert report.guard is not None
 """
+
+
+@pytest.mark.parametrize(("version", "refused"), [("1.24.4", True), ("1.9.0", True), ("1.26.0", False), ("2.0", False)])
+def test_releases_that_read_freed_memory_are_refused(monkeypatch, version, refused):
+    calls = []
+    module = SimpleNamespace(__version__=version, disable_telemetry_events=lambda: calls.append(version))
+    monkeypatch.setitem(sys.modules, "onnxruntime", module)
+    if refused:
+        with pytest.raises(EngineMissingError, match=rf"{version} is installed, 1\.26 or later.*pip install --upgrade"):
+            import_onnxruntime()
+    else:
+        assert import_onnxruntime() is module
+    assert calls == ([] if refused else [version])
 
 
 @pytest.mark.parametrize("program", [RUN, CONVERT], ids=["running", "comparing"])
