@@ -37,6 +37,8 @@ OPERATORS = frozenset({
 DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 # Inputs 5 and 6 of GroupQueryAttention say where in the cache native code writes: they are the engine's own figures.
 LENGTH_INPUTS = ["seqlens_k", "total_sequence_length"]
+# Optional inputs that no decoder here needs, and that say where native code reads: position_ids, g_idx.
+UNUSED_INPUTS = {"GroupQueryAttention": slice(9, None), "MatMulNBits": slice(4, 5)}
 # TensorProto.DataType -> its name and the bytes of an element
 _TYPES = {
     1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 4: ("uint16", 2), 5: ("int16", 2), 6: ("int32", 4),
@@ -149,14 +151,17 @@ def _model(path: Path, raw: memoryview, files: Mapping[str, int]) -> OnnxFile:
     outputs: list[str] = []
     regions: list[Region] = []
     locations: set[str] = set()
+    operators: set[str] = set()
+    stored: set[str] = set()
     for number, value in _fields(graphs[0], path):
         if not _known(number, {1, 5, 11, 12}, {15}, path, "the graph"):
             continue
         if number == 1:
             nodes += 1
-            _check_node(value, path)
+            operators.add(_check_node(value, path))
         elif number == 5:
             region, location = _tensor(value, path)
+            stored.add(_text(value, 8, path))
             if region is not None:
                 regions.append(region)
                 locations.add(location)
@@ -164,6 +169,8 @@ def _model(path: Path, raw: memoryview, files: Mapping[str, int]) -> OnnxFile:
             (inputs if number == 11 else outputs).append(_text(value, 1, path))
         if nodes > MAX_NODES or len(regions) > MAX_TENSORS:
             raise ArtifactError(f"{path} has more than {MAX_NODES} nodes or {MAX_TENSORS} tensors")
+    if "GroupQueryAttention" in operators and not set(LENGTH_INPUTS) <= set(inputs) - stored:
+        raise ArtifactError(f"{path}: {' and '.join(LENGTH_INPUTS)} are no inputs, but figures of the file: refused")
     data = _data_file(path, locations, files)
     _check_regions(path, regions, files[data.name] if data else 0)
     once = {(region.offset, region.nbytes): region for region in reversed(regions)}
@@ -177,7 +184,8 @@ def _known(number: int, wanted: set[int], refused: set[int], path: Path, where: 
     return number in wanted
 
 
-def _check_node(node: Any, path: Path) -> None:
+def _check_node(node: Any, path: Path) -> str:
+    """The operator."""
     operator = domain = ""
     inputs: list[str] = []
     for number, value in _fields(node, path):
@@ -193,6 +201,9 @@ def _check_node(node: Any, path: Path) -> None:
         raise ArtifactError(f"{path}: operator {domain or 'ai.onnx'}:{operator[:60]!r} is none that a decoder needs")
     if operator == "GroupQueryAttention" and inputs[5:7] != LENGTH_INPUTS:
         raise ArtifactError(f"{path}: attention takes its lengths from {inputs[5:7]!r:.80}, not from {LENGTH_INPUTS}")
+    if any(inputs[UNUSED_INPUTS.get(operator, slice(0))]):
+        raise ArtifactError(f"{path}: {operator} has an input that no decoder needs: {inputs[-1]!r:.80}")
+    return operator
 
 
 def _check_attribute(attribute: Any, path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -143,8 +144,43 @@ def lengths_of_its_own(model):
     attention.input[5] = "logit_rows"
 
 
+def lengths_stored(model):
+    """By the right names, but as figures of the file."""
+    for name in ("seqlens_k", "total_sequence_length"):
+        model.graph.input.remove(next(given for given in model.graph.input if given.name == name))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1 << 30], np.int32), name))
+
+
+def length_with_a_default(model):
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7], np.int32), "seqlens_k"))
+
+
+def length_computed(model):
+    model.graph.input.remove(next(given for given in model.graph.input if given.name == "seqlens_k"))
+    model.graph.node.insert(0, onnx.helper.make_node("Neg", ["total_sequence_length"], ["seqlens_k"]))
+
+
+def first(model, operator):
+    return next(node for node in model.graph.node if node.op_type == operator)
+
+
+def group_index(model):
+    """Which scale a column takes: an index into memory."""
+    product = first(model, "MatMulNBits")
+    product.input.extend([""] * (4 - len(product.input)))
+    product.input.append("input_ids")
+
+
+def positions(model):
+    """Which row of the rotary table a token takes."""
+    attention = first(model, "GroupQueryAttention")
+    attention.input.extend([""] * (9 - len(attention.input)))
+    attention.input.append("input_ids")
+
+
 ATTACKS = [
-    placed_twice, long_name, endless_dims, lengths_of_its_own,
+    placed_twice, long_name, endless_dims, lengths_of_its_own, lengths_stored, length_with_a_default, length_computed,
+    group_index, positions,
     custom_operator, other_domain, subgraph, function, sparse, parent_folder, absolute_path, itself, behind_the_end,
     negative, other_length, unknown_key, overlap, strings, large_inside, huge_rank, attribute_outside,
 ]  # fmt: skip
