@@ -1,7 +1,10 @@
 """How ONNX Runtime is told to compute attention, and in which steps; what it computes is test_backend_contract.py's."""
 
+import dataclasses
 import os
 import platform
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ from edgeqwen.backends import ort
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.kv_slab import _HEADER_BYTES, _MAGIC, KvSlab
 from edgeqwen.backends.ort import OrtBackend, OrtSettings
-from edgeqwen.backends.session_file import new_session
+from edgeqwen.backends.ort_plain import OrtPlainBackend
+from edgeqwen.backends.session_file import check_session, new_session
 from edgeqwen.errors import EngineError
 from edgeqwen.memory_need import onnx_step_tokens
 from edgeqwen.onnx_runtime import import_onnxruntime
@@ -73,6 +77,68 @@ def test_both_ways_compute_the_same(nano_artifact, monkeypatch):
 )
 def test_a_step_is_as_long_as_its_scores_allow(machine, slots, tokens):
     assert onnx_step_tokens(PUBLISHED["Qwen/Qwen3-0.6B"], slots, machine) == tokens
+
+
+class Foreign:
+    """A loaded graph with these inputs and outputs, which gives these arrays."""
+
+    def __init__(self, inputs, outputs, gives=()):
+        self.inputs, self.outputs, self.gives = inputs, outputs, list(gives)
+
+    def get_inputs(self):
+        return [SimpleNamespace(name=name) for name in self.inputs]
+
+    def get_outputs(self):
+        return [SimpleNamespace(name=name) for name in self.outputs]
+
+    def run(self, *_args):
+        return self.gives
+
+
+OWN = ["input_ids", "logit_rows", "seqlens_k", "total_sequence_length", "past_key_values.0.key",
+       "past_key_values.0.value"]  # fmt: skip
+GIVEN = ["logits", "present.0.key", "present.0.value"]
+SHAPE = dataclasses.replace(PUBLISHED["Qwen/Qwen3-0.6B"], num_hidden_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "named"),
+    [
+        (OWN, GIVEN[1:], "logits"),
+        (OWN, GIVEN[:1] + GIVEN[2:], r"present\.0\.key"),
+        (OWN[1:], GIVEN, "input_ids"),
+        (OWN[:1] + OWN[2:], GIVEN, "logit_rows"),
+        ([*OWN, "past_key_values.1.key"], GIVEN, r"past_key_values\.1\.key"),
+    ],
+)
+def test_a_graph_that_takes_or_gives_something_else_is_refused(monkeypatch, inputs, outputs, named):
+    monkeypatch.setattr(ort, "_open", lambda *_: Foreign(inputs, outputs))
+    with pytest.raises(EngineError, match=named):
+        OrtBackend(Path("graph.onnx"), SHAPE, OrtSettings(64, threads=1))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "named"),
+    [
+        (((1, 3, 100), (1, 8, 3, 128), (1, 8, 3, 128)), "logits"),
+        (((1, 3, 151936), (1, 8, 2, 128), (1, 8, 3, 128)), r"present\.0\.key"),
+        (((1, 3, 151936), (1, 8, 3, 128), (1, 8, 3, 64)), r"present\.0\.value"),
+    ],
+)
+def test_another_exporters_arrays_of_another_shape_are_refused(monkeypatch, shapes, named):
+    gives = [np.zeros(shape, np.float32) for shape in shapes]
+    monkeypatch.setattr(ort, "_open", lambda *_: Foreign(["input_ids", "attention_mask", *OWN[4:]], GIVEN, gives))
+    backend = OrtPlainBackend(Path("graph.onnx"), SHAPE, OrtSettings(64, threads=1))
+    with pytest.raises(EngineError, match=named):
+        backend.forward([Chunk(0, (1, 2, 3))])
+    assert backend.length(0) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_no_session_to_wait_for(tmp_path):
+    os.mkfifo(tmp_path / "session")
+    with pytest.raises(EngineError, match="is a file"):
+        check_session(tmp_path / "session")
 
 
 def test_a_session_that_cannot_be_written_leaves_nothing(tmp_path):

@@ -20,7 +20,7 @@ from edgeqwen.backends.kv_slab import KvSlab
 from edgeqwen.errors import ArtifactError, EngineError, InterruptedForwardError
 from edgeqwen.huge_pages import on_huge_pages
 from edgeqwen.memory_need import STEP_TOKENS, keeps_scores, onnx_step_tokens
-from edgeqwen.onnx_file import check_onnx
+from edgeqwen.onnx_file import LENGTH_INPUTS, check_onnx
 from edgeqwen.onnx_runtime import import_onnxruntime
 from edgeqwen.plan import Plan
 from edgeqwen.types import ModelShape
@@ -50,6 +50,7 @@ class OrtBackend:
         """`path` is a graph that edgeqwen.onnx_file has checked, of a model of this shape."""
         self._ort = import_onnxruntime()
         self._session = _open(self._ort, path, settings)
+        self._check_names(path, shape.num_hidden_layers)
         self.vocab_size = shape.vocab_size
         self.context_length = settings.context_length
         self.sequences = settings.sequences
@@ -67,6 +68,19 @@ class OrtBackend:
         self._logits = np.empty((settings.step_rows, shape.vocab_size), np.float32)
         self._run_options = self._ort.RunOptions()
         self._bindings: dict[tuple[int, int], _Binding] = {}
+
+    def _check_names(self, path: Path, layers: int) -> None:
+        """EngineError where the graph takes or gives something else than what is bound."""
+        caches = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
+        wanted = {"input_ids", "logit_rows", *LENGTH_INPUTS, *(f"past_key_values.{name}" for name in caches)}
+        given = {"logits", *(f"present.{name}" for name in caches)}
+        odd = wanted ^ {node.name for node in self._session.get_inputs()}
+        odd |= given - {node.name for node in self._session.get_outputs()}
+        if odd:
+            raise EngineError(
+                f"{path}: {', '.join(sorted(odd)[:4])}: an input or output of the graph is missing, or too many; "
+                "convert the model again"
+            )
 
     @classmethod
     def open(cls, path: Path, plan: Plan, progress: Callable[[float], None] | None = None) -> OrtBackend:
@@ -276,7 +290,7 @@ def _open(ort: Any, path: Path, settings: OrtSettings) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = settings.threads, 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.enable_mem_pattern = False  # shapes differ from call to call
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")  # a model that waits burns nothing
     try:

@@ -26,8 +26,9 @@ class OrtPlainBackend(OrtBackend):
         """`path` is a graph that edgeqwen.onnx_file has checked, of a model of this shape."""
         super().__init__(path, shape, settings)
         self.step_tokens = min(settings.step_tokens, STEP_TOKENS)
-        layers = range(shape.num_hidden_layers)
-        names = [f"{layer}.{kind}" for layer in layers for kind in ("key", "value")]  # the slab's order
+
+    def _check_names(self, path: Path, layers: int) -> None:
+        names = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]  # the slab's order
         self._past = [f"past_key_values.{name}" for name in names]
         self._outputs = ["logits", *(f"present.{name}" for name in names)]
         inputs = {node.name for node in self._session.get_inputs()}
@@ -36,8 +37,8 @@ class OrtPlainBackend(OrtBackend):
         outputs = {node.name for node in self._session.get_outputs()}
         if inputs - {"position_ids"} != wanted or not outputs >= set(self._outputs):
             raise EngineError(
-                f"{path}: its inputs are not input_ids, attention_mask and {shape.num_hidden_layers} layers of "
-                "past_key_values, or its outputs are not logits and present: export it as text-generation-with-past"
+                f"{path}: its inputs are not input_ids, attention_mask and {layers} layers of past_key_values, or its "
+                "outputs are not logits and present: export it as text-generation-with-past"
             )
 
     def _run(self, group: Sequence[Chunk], row: int, views: dict[int, Logits]) -> int:
@@ -63,8 +64,14 @@ class OrtPlainBackend(OrtBackend):
         for name, cache in zip(self._past, caches, strict=True):
             feeds[name] = np.ascontiguousarray(cache[None, :, :held])
         logits, *presents = self._native(lambda: self._session.run(self._outputs, feeds, self._run_options))
+        self._check_shape("logits", logits, (1, width, self.vocab_size))
         for index, present in enumerate(presents):
             layer, which = divmod(index, 2)
+            self._check_shape(self._outputs[1 + index], present, (1, slab.dims[3], held + width, slab.dims[5]))
             slab.array[layer, which, chunk.sequence, :, held : held + width] = present[0, :, held:]
         found: Logits = logits[0]
         return found
+
+    def _check_shape(self, name: str, values: Any, wanted: tuple[int, ...]) -> None:
+        if np.shape(values) != wanted:
+            raise EngineError(f"the graph gives {name} of the shape {np.shape(values)}, not {wanted}")

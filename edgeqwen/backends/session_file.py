@@ -6,6 +6,7 @@ The hash finds what was cut or damaged, which native code need not survive. It p
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,10 @@ def new_session(path: Path) -> Iterator[None]:
 def check_session(path: Path) -> int:
     """How many bytes stand before the seal; EngineError for what is no session, or not as it was saved."""
     try:
-        size = path.stat().st_size - SEAL_BYTES
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise EngineError(f"{path}: is no session, which is a file")
+        size = status.st_size - SEAL_BYTES
         with path.open("rb") as file:
             file.seek(max(0, size))
             seal = file.read(SEAL_BYTES)
