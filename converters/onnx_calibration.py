@@ -11,7 +11,8 @@ import hashlib
 import lzma
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -45,6 +46,10 @@ _ROWS_ELEMENTS: Final = 1 << 21  # of a source that are rounded at a time: fifty
 # The first token of a text takes the attention that no other wants, with inputs a thousand times those of all others:
 # counted in as it is, it would be all that is rounded for, and left out, it would be lost.
 _LARGEST: Final = 10.0  # of a token's norm, in medians
+# mallopt's M_MMAP_THRESHOLD, what calibrating sets it to, and how far glibc raises it on its own. Source: mallopt(3).
+_MMAP_THRESHOLD: Final = -3
+_LARGE_BYTES: Final = 2 << 20
+_MMAP_THRESHOLD_MAX: Final = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +87,19 @@ def calibrate(
     rounding = _Rounding(weights, np.memmap(data, np.uint8, "r+"))
     step = max(1, _BATCH_TOKENS // _PAGE_TOKENS)
     began = [parts.begin(pages[start : start + step]) for start in range(0, len(pages), step)]
-    with TemporaryFile(dir=data.parent) as file:
+    quiet = np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused
+    with quiet, _giving_back() as give_back, TemporaryFile(dir=data.parent) as file:
         batches = Spill(file, began)
         for number in range(len(parts)):
+            give_back()
             if progress is not None:
                 progress(number, len(parts), CALIBRATING)
             _round_part(parts, number, batches, plan, rounding)
             for at, (values, _) in enumerate(parts.each(number, batches, {})):
                 batches[at] = values
+        give_back()
         _round_head(plan, batches, rounding)
     rounding.check(data)
-    _release()
     return Calibrated(sum(len(page) for page in pages), rounding.errors())
 
 
@@ -119,14 +126,12 @@ def _round_part(parts: Parts, number: int, batches: Iterable[Values], plan: Onnx
     targets = {source: target for source, target in named.items() if target is not None}
     if not targets:
         return
-    _release()  # of what was before
     inputs = {source: Inputs(target.planned.matrix.n_in, target.grid.block_size) for source, target in targets.items()}
     for values, seen in parts.each(number, batches, {}, tuple(targets)):
         for source in targets:
             inputs[source].add(_tamed(seen.pop(source), values["logit_rows"]))
     for source, target in targets.items():
         rounding.round(target, inputs.pop(source))
-    _release()
 
 
 def _round_head(plan: OnnxPlan, batches: Iterable[Values], rounding: _Rounding) -> None:
@@ -142,17 +147,31 @@ def _round_head(plan: OnnxPlan, batches: Iterable[Values], rounding: _Rounding) 
 
 def _tamed(tokens: Floats, rows: Sequence[int]) -> Floats:
     """The tokens [n, width] of [prompts, longest, width] that are no padding, none of a norm far above the others'."""
-    tokens = tokens.reshape(-1, tokens.shape[-1])[rows]
+    tokens = tokens.reshape(-1, tokens.shape[-1])[rows]  # a copy
     norms = np.linalg.norm(tokens, axis=1, keepdims=True)
-    tamed: Floats = tokens * np.minimum(1, _LARGEST * np.median(norms) / np.maximum(norms, 1e-30))
-    return tamed
+    tokens *= np.minimum(1, _LARGEST * np.median(norms) / np.maximum(norms, 1e-30))
+    return tokens
 
 
-def _release() -> None:
-    """Give the system what glibc keeps of freed memory: a hundred megabytes and more between two steps."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
+@contextmanager
+def _giving_back() -> Iterator[Callable[[], object]]:
+    """Let glibc give large arrays back to the system where they are freed; what is given gives back the rest.
+
+    By itself it keeps a hundred megabytes and more of them.
+    """
+    mallopt, trim = (_of_glibc(name) for name in ("mallopt", "malloc_trim"))
+    mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+    try:
+        yield lambda: trim(0)
+    finally:
+        mallopt(_MMAP_THRESHOLD, _MMAP_THRESHOLD_MAX)
         trim(0)
+
+
+def _of_glibc(name: str) -> Callable[..., object]:
+    """A function of the C library, or one that does nothing where it is another library."""
+    found = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    return found or (lambda *_: None)
 
 
 class _Rounding:
@@ -165,7 +184,6 @@ class _Rounding:
 
     def round(self, target: _Target, inputs: Inputs) -> None:
         """Round a matrix for these inputs, which are given up."""
-        _release()
         power, factors = inputs.finish()
         sums = [self._rows_of(target, power, factors, *rows) for rows in _runs(target.planned)]
         self._sums.setdefault(target.grid.name, []).extend(sums)

@@ -56,6 +56,7 @@ class Guard:
         return dataclasses.asdict(self)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is found
 def guard(model: onnx.ModelProto, folder: Path, shape: ModelShape, prompts: Sequence[Sequence[int]]) -> Guard:
     """Compare and, where it pays, choose at most MAX_LIFTED products; the weights lie in `folder`."""
     parts = Parts(model, folder, shape)

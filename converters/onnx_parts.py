@@ -135,8 +135,8 @@ class Parts:
         model = lift(ModelProto(ir_version=self._model.ir_version, opset_import=self._model.opset_import, graph=graph),
                      levels)  # fmt: skip
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 4  # what fails is raised
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # both keep memory for the next run
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._folder))
         try:
             return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -254,6 +254,26 @@ def test_text_that_ends_at_once_is_no_text(monkeypatch, tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("few_pages")
+def test_ctrl_c_leaves_nothing(tmp_path) -> None:
+    def stopped(done, _total, what):
+        if what == CALIBRATING and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        converted(tmp_path / "out", progress=stopped)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_token_far_above_the_others_counts_as_ten_of_them() -> None:
+    tokens = np.ones((2, 3, 4), np.float32)
+    tokens[0, 0] = 1000  # the first of a text
+    tokens[1, 1:] = 7  # padding
+    tamed = onnx_calibration._tamed(tokens, [0, 1, 2, 3])
+    np.testing.assert_allclose(tamed, [[10] * 4, *[[1] * 4] * 3])
+    assert tokens[0, 0, 0] == 1000
+
+
+@pytest.mark.usefixtures("few_pages")
 def test_bytes_that_come_back_otherwise_are_refused(monkeypatch, tmp_path) -> None:
     rounded = onnx_calibration._round_head
 
