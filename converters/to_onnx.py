@@ -105,7 +105,7 @@ def write_onnx(
         target.close()
     errors = rounding.errors()
     if calibrate_by is not None:
-        pages = calibration_pages(Tokenizer.from_str(calibrate_by.decode()), weights.shape.max_position_embeddings)
+        pages = calibration_pages(_encoder(calibrate_by), weights.shape.max_position_embeddings)
         model = decoder(weights.shape, placed, draft.path.name)
         calibrated = calibrate(model, draft.path, plan, weights, pages, progress)
         errors, digest = errors | calibrated.errors, sha256_of(draft.path)
@@ -130,12 +130,20 @@ def write_onnx(
     )
 
 
+def _encoder(tokenizer_json: bytes) -> Tokenizer:
+    """The tokenizer without what its file may say of cutting and filling up, as the engines use it."""
+    tokenizer = Tokenizer.from_str(tokenizer_json.decode())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 def _guarded(shape: ModelShape, placed: Placed, data: Path, tokenizer_json: bytes) -> Guard | None:
     """Compare a graph that finds its weights in the file as it is called before the commit."""
     four_bits = any(matrix.grid is not None and matrix.grid.bits == 4 for matrix in placed.matrices.values())
     if not four_bits or find_spec("onnxruntime") is None:
         return None
-    encode, most = Tokenizer.from_str(tokenizer_json.decode()).encode, shape.max_position_embeddings
+    encode, most = _encoder(tokenizer_json).encode, shape.max_position_embeddings
     return guard(decoder(shape, placed, data.name), data.parent, shape, [encode(text).ids[:most] for text in TEXTS])
 
 

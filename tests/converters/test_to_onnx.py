@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.util import find_spec
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from converters import to_onnx
 from converters.build import convert_checkpoint, resolve_type
-from converters.checkpoint import open_checkpoint
+from converters.checkpoint import Checkpoint, open_checkpoint
 from converters.onnx_grid import Grid, round_rows, unround
 from converters.onnx_plan import TYPES, find_onnx_type, plan_onnx
 from converters.weights import GgufWeights
@@ -20,8 +21,9 @@ from edgeqwen import catalog
 from edgeqwen.artifact import open_artifact
 from edgeqwen.backends.base import Chunk
 from edgeqwen.backends.llamacpp import LlamaCppBackend, LlamaCppSettings
+from edgeqwen.catalog import NANO
 from edgeqwen.cli import convert as cli_convert
-from edgeqwen.errors import CheckpointError, RequestError
+from edgeqwen.errors import ArtifactError, CheckpointError, RequestError
 from edgeqwen.gguf import open_gguf
 from edgeqwen.tokenizer import Tokenizer
 
@@ -293,6 +295,63 @@ def test_a_gguf_file_is_no_source_for_gguf(nano_artifact, tmp_path) -> None:
     gguf = open_artifact(nano_artifact("q8_0")).file("gguf")
     with pytest.raises(RequestError, match="--to onnx"):
         catalog.convert(str(gguf), tmp_path / "out")
+
+
+def test_a_gguf_file_is_no_target(nano_artifact, tmp_path) -> None:
+    """An artifact's old weights go when new ones are there, and these are what is read."""
+    folder = tmp_path / "both"
+    shutil.copytree(nano_artifact("q8_0"), folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    gguf = open_artifact(folder).file("gguf")
+    (tmp_path / "elsewhere.gguf").symlink_to(gguf)
+    for source in (gguf, tmp_path / "elsewhere.gguf"):
+        with pytest.raises(ArtifactError, match=r"is the folder of .*\.gguf, which is read; name another"):
+            catalog.convert(str(source), folder, formats=("onnx",))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_a_tokenizer_says_of_cutting_and_filling_up_is_not_followed(tmp_path) -> None:
+    """Engines do not follow it either, and a comparison of pads alone compares nothing."""
+    odd = tmp_path / "odd"
+    shutil.copytree(NANO, odd)
+    data = json.loads((NANO / "tokenizer.json").read_text(encoding="utf-8"))
+    data["truncation"] = {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    data["padding"] = {"strategy": {"Fixed": 64}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 5,
+                       "pad_type_id": 0, "pad_token": "a"}  # fmt: skip
+    (odd / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    plain, other = (convert(folder, tmp_path / f"out-{folder.name}", "int4") for folder in (NANO, odd))
+    assert plain.measured()["guard"]["tokens"] > 90
+    assert plain.measured()["guard"] == other.measured()["guard"]
+
+
+def test_both_formats_read_the_source_once(monkeypatch, tmp_path) -> None:
+    seen: dict[str, int] = {}
+    real = Checkpoint.rows
+
+    def counted(self, name, start, stop):
+        seen[name] = seen.get(name, 0) + stop - start
+        return real(self, name, start, stop)
+
+    monkeypatch.setattr(Checkpoint, "rows", counted)
+    convert(NANO, tmp_path / "out", "int4", ("gguf", "onnx"))
+    with open_checkpoint(NANO) as opened:
+        matrices = {name: tensor.shape[0] for name, tensor in opened.tensors.items() if len(tensor.shape) == 2}
+    for name, rows in matrices.items():
+        assert rows <= seen[name] <= rows + 8  # the last are compared with what was written
+
+
+@pytest.mark.parametrize("what", ["comparing", "writing"])
+def test_ctrl_c_leaves_nothing(monkeypatch, tmp_path, what) -> None:
+    def stopped(*_args):
+        raise KeyboardInterrupt
+
+    settings = {"progress": stopped}
+    if what == "comparing":
+        monkeypatch.setattr(to_onnx, "guard", stopped)
+        settings = {}
+    with pytest.raises(KeyboardInterrupt):
+        convert(NANO, tmp_path / "out", "int4", **settings)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_scale_that_is_no_number_is_refused(nano_artifact, tmp_path) -> None:
