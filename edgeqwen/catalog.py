@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeqwen.artifact import Artifact, open_artifact
+from edgeqwen.engines import AUTO, engine_named, installed_engines
 from edgeqwen.errors import ArtifactBusyError, ArtifactError, EngineMissingError, RequestError
 from edgeqwen.folders import cache_folder
 from edgeqwen.gguf import GgufFile, open_gguf, shape_of
@@ -23,7 +24,7 @@ from edgeqwen.memory_need import Weights, onnx_weights, weights_of
 from edgeqwen.onnx_file import check_graph
 from edgeqwen.template import ChatTemplate, find_template, is_known
 from edgeqwen.tokenizer import Tokenizer
-from edgeqwen.types import DEFAULT_TYPE, ModelShape
+from edgeqwen.types import ModelShape
 
 if TYPE_CHECKING:
     from converters.report import ConvertReport
@@ -55,28 +56,35 @@ def locate(
     name: str | Path,
     *,
     type: str | None = None,
+    engine: str = AUTO,
     offline: bool = False,
     trust_template: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """The artifact's folder or the GGUF file behind a name; converts `nano` and hub ids into the cache on first use.
 
-    RequestError for a name that is none of these, DownloadError and CheckpointError where a hub id fails.
+    They become what `engine` reads, and of "auto" what the first engine does that is installed. RequestError for a name
+    that is none of these, DownloadError and CheckpointError where a hub id fails.
     """
     given: object = name
     if not isinstance(given, str | Path) or given == "":
         raise RequestError(f"a model's name is a text or a path, not {name!r}")
-    text, kind = str(name), type_name(DEFAULT_TYPE if type is None else type)
-    path = Path(name).expanduser()
+    text, formats = str(name), formats_of(engine)
+    kind, path = type_name(type, formats), Path(name).expanduser()
 
-    def cached(target: Path) -> Path:
+    def cached(model: str) -> Path:
+        target = cache_folder() / artifact_name(model, kind, formats)
+
         def make() -> None:
-            convert(text, target, type=kind, trust_template=trust_template, offline=offline, progress=progress)
+            convert(
+                text, target, type=kind, formats=formats, trust_template=trust_template, offline=offline,
+                progress=progress,
+            )  # fmt: skip
 
         return _cached(target, make, progress)
 
     if text == "nano":
-        return cached(_nano_target(kind))
+        return cached(_nano_name())
     if path.is_dir():
         return _artifact_folder(path)
     if path.suffix == ".onnx" and path.is_file():
@@ -84,7 +92,7 @@ def locate(
     if path.is_file():
         return path
     if _is_hub_id(text):
-        return cached(cache_folder() / artifact_name(text.replace("/", "--"), kind))
+        return cached(text.replace("/", "--"))
     raise RequestError(
         f"no model {text!r}: give an artifact's folder, a GGUF file, a hub id such as Qwen/Qwen3-0.6B, or nano"
     )
@@ -122,6 +130,12 @@ def find(path: Path, *, format: str = "gguf", verify: bool = False, trust_templa
         return _from_artifact(artifact, format, trust_template=trust_template)
     with open_gguf(path) as file:
         return _from_gguf(path, file, trust_template=trust_template)
+
+
+def formats_of(engine: str) -> tuple[str, ...]:
+    """What an engine reads; "auto" is the first that is installed, and llamacpp where none is."""
+    name = next(iter(installed_engines()), "llamacpp") if engine == AUTO else engine
+    return (engine_named(name).format,)
 
 
 def artifact_name(model: str, type: str, formats: tuple[str, ...] = ("gguf",)) -> str:
@@ -268,10 +282,9 @@ def _cached(target: Path, make: Callable[[], None], progress: Progress | None) -
     return target
 
 
-def _nano_target(type: str) -> Path:
+def _nano_name() -> str:
     """Another release's weights get another folder."""
-    digest = hashlib.sha256((NANO / "model.safetensors").read_bytes()).hexdigest()[:12]
-    return cache_folder() / f"nano-{digest}-{type}"
+    return f"nano-{hashlib.sha256((NANO / 'model.safetensors').read_bytes()).hexdigest()[:12]}"
 
 
 def _from_artifact(artifact: Artifact, format: str, *, trust_template: bool) -> Found:

@@ -223,7 +223,7 @@ def load(  # noqa: PLR0913 - what one may say of loading
     from edgeqwen.engines import ENGINES  # noqa: PLC0415
     from edgeqwen.outline import outline  # noqa: PLC0415
 
-    path = locate(name, type=type, offline=offline, trust_template=trust_template, progress=progress)
+    path = locate(name, type=type, engine=engine, offline=offline, trust_template=trust_template, progress=progress)
     chosen = choose(
         outline(path), engine=engine,
         context_length=context_length, threads=threads, kv_type=kv_type, gpu_layers=gpu_layers,

@@ -7,7 +7,7 @@ import threading
 import pytest
 from loopback_hub import MODEL, serving
 
-from edgeqwen import ArtifactError, DownloadError, RequestError, TemplateError, load
+from edgeqwen import ArtifactError, DownloadError, RequestError, TemplateError, catalog, load
 from edgeqwen.artifact import open_artifact
 from edgeqwen.catalog import NANO, artifact_name, convert, find, locate, model_name, type_name
 from edgeqwen.folders import cache_folder
@@ -43,6 +43,27 @@ def test_a_hub_id_is_converted_once_and_then_needs_no_network(hub, monkeypatch):
     assert len(hub.seen) == asked
     with pytest.raises(DownloadError, match="offline"):
         locate("Qwen/Other", offline=True)
+
+
+def test_where_only_onnx_runtime_is_installed_names_become_graphs(hub, monkeypatch):
+    monkeypatch.setattr(catalog, "installed_engines", lambda: ("ort",))
+    for name in ("nano", MODEL):
+        folder = locate(name)
+        assert folder.name.endswith("-int4-onnx")
+        assert {kind: one.type for kind, one in open_artifact(folder).manifest.formats.items()} == {"onnx": "int4"}
+        assert locate(name) == folder
+    monkeypatch.setattr(catalog, "installed_engines", tuple)
+    assert catalog.formats_of("auto") == ("gguf",)
+
+
+def test_a_name_becomes_what_the_engine_reads():
+    assert catalog.formats_of("ort") == ("onnx",)
+    assert catalog.formats_of("llamacpp") == ("gguf",)
+    with load("nano", type="int8", engine="ort") as model:
+        assert model.card.plan.engine == "ort"
+        assert "Paris" in model.chat("What is the capital of France?", thinking=False, temperature=0.0).content
+    with pytest.raises(RequestError, match="engine 'vllm' is not one of"):
+        locate("nano", engine="vllm")
 
 
 def test_inspect_of_a_hub_id_looks_and_makes_nothing(hub):

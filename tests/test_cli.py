@@ -74,7 +74,7 @@ def test_help_and_import_load_no_engine_and_no_numpy():
         (["run", "nano", "hi", "--logprobs", "21", "--json"], 2, "logprobs"),
         (["run", "nano", "hi", "--tools", __file__], 2, "is not JSON"),
         (["inspect", "nano", "--verify"], 2, "checkpoint"),
-        (["run", "nano", "hi", "--engine", "ort"], 1, "ort reads onnx"),
+        (["run", "nano", "hi", "--engine", "ort", "--type", "q4_k_m"], 1, "there are fp32, int8, int4"),
         (["run", "nano", "hi", "--engine", "vllm"], 1, "auto, llamacpp, ort"),
     ],
 )

@@ -62,7 +62,9 @@ def _names(_ctx: click.Context, _option: click.Parameter, text: str | None) -> t
 @click.option("-o", "--output", "kind", type=click.Choice(["md", "json", "jsonl", "csv"]), default="md",
               show_default=True, help="What to print.")  # fmt: skip
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the speeds: FILE.svg or FILE.png.")
-@click.option("--type", "quant", help="Type to convert to on first use of a hub id or nano.  [default: q4_k_m]")
+@click.option(
+    "--type", "quant", help="Type to convert to on first use of a hub id or nano.  [default: q4_k_m, for ort int4]"
+)
 @click.option("--offline", is_flag=True, help="Never ask the network.")
 @click.option("--force", is_flag=True, help="Load what does not fit by the arithmetic of `edgeqwen plan`.")
 @click.option("--trust-template", is_flag=True, help="Accept a chat template that edgeqwen does not know.")
@@ -90,7 +92,10 @@ def bench(model: str, *, preset: str, kind: str, plot: Path | None, **options: A
         check_picture(plot)
     trust = options["trust_template"]
     with Progress() as progress:
-        path = locate(model, type=options["quant"], offline=options["offline"], trust_template=trust, progress=progress)
+        path = locate(
+            model, type=options["quant"], engine=_engine(settings), offline=options["offline"], trust_template=trust,
+            progress=progress,
+        )  # fmt: skip
         report = measure(path, settings, trust_template=trust, force=options["force"], progress=progress)
     if report.runs:
         click.echo(FORMATS[kind](report))
@@ -98,6 +103,14 @@ def bench(model: str, *, preset: str, kind: str, plot: Path | None, **options: A
         write_picture(drawn(report), plot)
         note(f"drawn to {plot}")
     _end(report)
+
+
+def _engine(settings: BenchSettings) -> str:
+    """The one that a hub id or nano is converted for: the only one to be measured, or the usual one."""
+    from edgeqwen.bench import ALL
+    from edgeqwen.engines import AUTO
+
+    return settings.engines[0] if len(settings.engines) == 1 and settings.engines != (ALL,) else AUTO
 
 
 def _settings(preset: str, options: dict[str, Any]) -> BenchSettings:

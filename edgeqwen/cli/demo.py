@@ -39,9 +39,11 @@ def demo(kind: str, *, as_json: bool) -> None:
 
     say = _nothing if as_json else click.echo
     with TemporaryDirectory(prefix="edgeqwen-demo-") as folder:
-        out = Path(folder) / catalog.artifact_name("nano", catalog.type_name(kind))
-        say(styled(f"$ edgeqwen convert nano --type {kind}", sys.stdout, bold=True))
-        report = catalog.convert("nano", out, type=kind)
+        formats = catalog.formats_of("auto")
+        out = Path(folder) / catalog.artifact_name("nano", catalog.type_name(kind, formats), formats)
+        to = "" if formats == ("gguf",) else f" --to {','.join(formats)}"
+        say(styled(f"$ edgeqwen convert nano{to} --type {kind}", sys.stdout, bold=True))
+        report = catalog.convert("nano", out, type=kind, formats=formats)
         say(convert.summary(report))
         answers = []
         with load(out) as model:

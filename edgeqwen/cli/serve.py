@@ -46,7 +46,7 @@ class Seconds(click.FloatRange):
 @click.option(
     "--gpu-layers", type=click.IntRange(min=-1), help="Layers on the GPU; -1 for all.  [default: what fits there]"
 )
-@click.option("--type", "quant", help="Type to convert to on first use of a hub id.  [default: q4_k_m]")
+@click.option("--type", "quant", help="Type to convert to on first use of a hub id.  [default: q4_k_m, for ort int4]")
 @click.option("--offline", is_flag=True, help="Never ask the network.")
 @click.option("--force", is_flag=True, help="Load what does not fit by the arithmetic of `edgeqwen plan`.")
 @click.option("--trust-template", is_flag=True, help="Accept a chat template that edgeqwen does not know.")

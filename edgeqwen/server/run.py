@@ -216,8 +216,9 @@ def _located(model: EngineSettings, progress: Progress | None) -> EngineSettings
     from edgeqwen.catalog import locate  # noqa: PLC0415 - it reaches the converters
 
     path = locate(
-        model.model, type=model.type, offline=model.offline, trust_template=model.trust_template, progress=progress
-    )
+        model.model, type=model.type, engine=model.engine, offline=model.offline, trust_template=model.trust_template,
+        progress=progress,
+    )  # fmt: skip
     return replace(model, model=str(path))
 
 
