@@ -1,6 +1,7 @@
 """Converts in forked children that are killed, and tells what was found afterwards.
 
-Arguments: CHECKPOINT FOLDER MODE, with the mode "moments" (random ones) or "calls" (around each that changes the disk).
+Arguments: CHECKPOINT FOLDER MODE FORMAT, with the mode "moments" (random ones) or "calls" (around each that changes the
+disk) and the format "gguf" or "onnx".
 One JSON line is printed: for each trial "old", "new", or what is wrong. It is a program of its own because a process
 with threads, such as a test run, must not fork.
 """
@@ -26,7 +27,7 @@ TRIALS = 50
 
 def convert(checkpoint: Path, out: Path, kind: str) -> None:
     with open_checkpoint(checkpoint) as opened:
-        convert_checkpoint(opened, out, type=kind, threads=2)
+        convert_checkpoint(opened, out, type=kind, formats=(sys.argv[4],), threads=2, compare=False)
 
 
 class Deadly:

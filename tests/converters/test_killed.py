@@ -14,9 +14,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked ch
 DRIVER = Path(__file__).with_name("killed_driver.py")
 
 
-def trials(checkpoint, folder, mode: str) -> list[str]:
+def trials(checkpoint, folder, mode: str, format: str = "gguf") -> list[str]:
     done = subprocess.run(
-        [sys.executable, DRIVER, checkpoint, folder, mode], capture_output=True, text=True, check=False
+        [sys.executable, DRIVER, checkpoint, folder, mode, format], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -30,8 +30,9 @@ def test_killed_at_random_moments(qwen3_tiny, tmp_path) -> None:
     assert set(results) == {"old", "new"}
 
 
-def test_killed_around_every_call_that_changes_the_disk(qwen3_tiny, tmp_path) -> None:
-    results = trials(qwen3_tiny, tmp_path, "calls")
+@pytest.mark.parametrize("format", ["gguf", "onnx"])
+def test_killed_around_every_call_that_changes_the_disk(qwen3_tiny, tmp_path, format) -> None:
+    results = trials(qwen3_tiny, tmp_path, "calls", format)
     assert len(results) >= 30
     assert set(results) == {"old", "new"}
     switch = results.index("new")
