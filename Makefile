@@ -10,13 +10,14 @@ WHEELS := $(if $(DIST),dist,build/engine)
 install_engine = $(1)/python -m pip install --quiet --force-reinstall --no-deps \
   $(WHEELS)/edgeqwen_engine-*_$(ARCH).whl $(WHEELS)/llama_cpp_python-*-none-any.whl
 
-.PHONY: demo test lint peers reference clients packs arm clean
+.PHONY: demo test lint peers reference clients packs boards arm clean
 
 demo: .venv/.llama
 	$(BIN)/edgeqwen demo
 
+# Most tests take one core. A file's tests stay together: they share what is slow to make.
 test: .venv/.dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -44,11 +45,13 @@ packs: .venv/.dev
 
 # Emulated Raspberry Pis: the engine is cross-built (apt-get install g++-aarch64-linux-gnu), the rest comes as wheels and
 # Debian's arm64 packages. The boards run side by side: an emulated one mostly takes a single core.
-arm: .venv/.dev
+boards: .venv/.dev
 	@ls build/arm/wheels/edgeqwen_engine-*_aarch64.whl >/dev/null 2>&1 || { \
 	  $(BIN)/python -m pip install --quiet cmake && \
 	  $(BIN)/edgeqwen engine build --for linux-aarch64 --out build/arm/wheels --work build/arm/engine; }
 	$(BIN)/python tests/arm/sysroot.py build/arm
+
+arm: boards
 	@EDGEQWEN_ARM=build/arm $(BIN)/python -m pytest -m arm -k pi4 >build/arm/pi4.log 2>&1 & beside=$$!; \
 	EDGEQWEN_ARM=build/arm $(BIN)/python -m pytest -m arm -k "not pi4"; code=$$?; \
 	wait $$beside || code=$$?; cat build/arm/pi4.log; exit $$code
