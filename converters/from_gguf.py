@@ -81,7 +81,7 @@ def convert_gguf(
         )
         seconds = clock.finish()
         errors, tensors = dict(written.errors), dict(written.tensor_types)
-        measured = {"seconds": seconds, "relative_rms_error": errors, "tensors": tensors}
+        measured = {"seconds": seconds, "threads": threads, "relative_rms_error": errors, "tensors": tensors}
         writer.commit(manifest, {"convert": measured, **({"guard": written.guard} if written.guard else {})})
     return ConvertReport(
         path=Path(out),

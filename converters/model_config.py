@@ -22,7 +22,7 @@ _INTEGERS: dict[str, tuple[int, int]] = {
     "num_attention_heads": (1, 1 << 10),
     "num_key_value_heads": (1, 1 << 10),
     "vocab_size": (1, 1 << 20),
-    "max_position_embeddings": (16, 1 << 24),
+    "max_position_embeddings": (16, 1 << 24),  # 16: the shortest context that is opened
 }
 _HEAD_DIM = (2, 1 << 10)
 _RMS_NORM_EPS = (1e-12, 1e-1)
