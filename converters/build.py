@@ -37,9 +37,9 @@ def resolve_type(type: str | None, formats: Sequence[str]) -> str:
         raise RequestError(f"formats are {', '.join(FORMATS)}, each at most once, not {', '.join(formats) or 'none'}")
     if formats == ("gguf",):
         return find_file_type(DEFAULT_TYPE if type is None else type).lower()
-    if len(formats) == 1:
-        return find_onnx_type("int4" if type is None else type)
     wanted = "int4" if type is None else type.lower()
+    if len(formats) == 1 or wanted == "fp16":  # which is refused with its reason
+        return find_onnx_type(wanted)
     wanted = next((name for name, (file_type, _) in _SHARED.items() if file_type.lower() == wanted), wanted)
     if wanted not in _SHARED:
         raise RequestError(f"{type} is no grid that GGUF and ONNX share; {', '.join(_SHARED)} are")

@@ -168,6 +168,7 @@ def test_a_weight_too_large_to_be_rounded_leaves_nothing(make_checkpoint, tmp_pa
     ("type", "formats", "words"),
     [
         ("fp16", ("onnx",), "for GPUs"),
+        ("fp16", ("gguf", "onnx"), "for GPUs"),
         ("q5_k_m", ("onnx",), "int4_fast"),
         ("int4_fast", ("gguf", "onnx"), "share"),
         ("int4", ("onnx", "onnx"), "at most once"),
