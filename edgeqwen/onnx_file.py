@@ -160,8 +160,8 @@ def _model(path: Path, raw: memoryview, files: Mapping[str, int]) -> OnnxFile:
             nodes += 1
             operators.add(_check_node(value, path))
         elif number == 5:
-            region, location = _tensor(value, path)
-            stored.add(_text(value, 8, path))
+            name, region, location = _tensor(value, path)
+            stored.add(name)
             if region is not None:
                 regions.append(region)
                 locations.add(location)
@@ -210,12 +210,12 @@ def _check_attribute(attribute: Any, path: Path) -> None:
     for number, value in _fields(attribute, path):
         if number in {6, 10, 11, 22, 23}:  # graphs, lists of tensors, sparse tensors
             raise ArtifactError(f"{path}: an attribute holds a graph or a list of tensors: refused")
-        if number == 5 and _tensor(value, path)[0] is not None:
+        if number == 5 and _tensor(value, path)[1] is not None:
             raise ArtifactError(f"{path}: an attribute refers to a data file: refused")
 
 
-def _tensor(tensor: Any, path: Path) -> tuple[Region | None, str]:
-    """Where a tensor's bytes are; None for one inside the graph."""
+def _tensor(tensor: Any, path: Path) -> tuple[str, Region | None, str]:
+    """A tensor's name and where its bytes are; None for one inside the graph."""
     dims: list[int] = []
     external: dict[str, str] = {}
     kind, name, outside, inline = 0, "", False, 0
@@ -239,8 +239,8 @@ def _tensor(tensor: Any, path: Path) -> tuple[Region | None, str]:
     if not outside:
         if inline > MAX_INLINE_BYTES or external:
             raise ArtifactError(f"{path}: tensor {name[:60]!r} of {inline} bytes stands inside the graph")
-        return None, ""
-    return _region(path, name, external, (kind, tuple(dims))), external.get("location", "")
+        return name, None, ""
+    return name, _region(path, name, external, (kind, tuple(dims))), external.get("location", "")
 
 
 def _dims(value: Any, path: Path) -> Iterator[int]:

@@ -140,8 +140,7 @@ def endless_dims(model):
 
 def lengths_of_its_own(model):
     """The cache's lengths say where native code writes."""
-    attention = next(node for node in model.graph.node if node.op_type == "GroupQueryAttention")
-    attention.input[5] = "logit_rows"
+    first(model, "GroupQueryAttention").input[5] = "logit_rows"
 
 
 def lengths_stored(model):
