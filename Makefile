@@ -32,7 +32,7 @@ peers: .venv/.python
 reference: .venv-reference/.ready
 	.venv-reference/bin/python -m pytest -m reference
 	.venv-reference/bin/python -m pytest -m "not reference" tests/test_backend_contract.py
-	EDGEQWEN_ALL_PROMPTS=1 .venv-reference/bin/python -m pytest tests/test_identity.py
+	EDGEQWEN_ALL_PROMPTS=1 .venv-reference/bin/python -m pytest -n auto --maxprocesses 4 tests/test_identity.py
 
 # Real clients over a real socket, each in an environment of its own. Two of them run on Node 20 or later.
 clients: .venv/.dev

@@ -105,8 +105,8 @@ class Server:
 
     def __enter__(self):
         self._thread.start()
-        assert self._ready.wait(20)
-        self.client = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+        assert self._ready.wait(60)
+        self.client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
         return self
 
     def __exit__(self, *_error):
@@ -193,7 +193,7 @@ def events(text):
     return [json.loads(frame.removeprefix("data: ")) for frame in frames[:-1]]
 
 
-def wait_until(true, seconds=10):
+def wait_until(true, seconds=60):
     """Wait for another thread without sleeping longer than needed."""
     end = time.monotonic() + seconds
     while not true():

@@ -51,7 +51,7 @@ def make(request, nano_artifact):
     def llamacpp():
         (path,) = nano_artifact("f32").glob("*.gguf")
         settings = LlamaCppSettings(
-            CONTEXT, threads=2, sequences=SEQUENCES, kv_type="f32", step_tokens=STEP, step_rows=STEP
+            CONTEXT, threads=1, sequences=SEQUENCES, kv_type="f32", step_tokens=STEP, step_rows=STEP
         )
         return LlamaCppBackend(path, settings)
 

@@ -267,7 +267,7 @@ def test_sigterm_under_load(nano_artifact, isolate):
         for reader in readers:
             reader.start()
         for _ in range(20):
-            started.acquire(timeout=10)
+            started.acquire(timeout=60)
         command.process.send_signal(signal.SIGTERM)
         wait_until(lambda: command.client.get("/ready").status_code == 503)
         refused = command.client.post(CHAT, json={"messages": HELLO})
