@@ -26,6 +26,7 @@ from edgeqwen.engines import ENGINES, Engine, installed_engines
 from edgeqwen.errors import EdgeqwenError
 from edgeqwen.folders import cache_folder
 from edgeqwen.native_engine import BUILD_LINE, OVERRIDE, library_folder, library_name
+from edgeqwen.onnx_runtime import NEEDED, UPGRADE_LINE, is_too_old
 from edgeqwen.outline import outline
 from edgeqwen.plan import Plan, choose_engines
 from edgeqwen.power import read_power
@@ -206,6 +207,8 @@ def check_engine(engine: Engine) -> Check:
     pinned = pinned_version(engine.distribution)
     if pinned is not None and engine.version not in (None, pinned):
         return Check(engine.name, "warn", f"{found}; this edgeqwen was made for {pinned}", engine.pip_line)
+    if engine.name == "ort" and engine.version is not None and is_too_old(engine.version):
+        return Check(engine.name, "fail", f"{found}; {NEEDED}", UPGRADE_LINE)
     if engine.name == "llamacpp":
         try:
             there = _has_library()

@@ -131,6 +131,14 @@ def test_convert_reports_and_runs(tmp_path):
     assert f"run it: edgeqwen run '{tmp_path / 'with blanks'}' \"Hello\"" in out
 
 
+def test_a_model_that_grows_is_told_with_what_makes_it_smaller(nano_artifact, tmp_path):
+    for kind, told in (("bf16", True), ("q8_0", False)):
+        (file,) = nano_artifact(kind).glob("*.gguf")
+        code, out, _ = run("convert", file, "--to", "onnx", "--out", tmp_path / kind)
+        assert code == 0
+        assert ("fp32 has the source's values, in more bytes; in fewer: --type int8" in out) is told
+
+
 def test_options_that_would_have_no_effect_are_refused(nano_artifact):
     folder = nano_artifact("q8_0")
     (file,) = folder.glob("*.gguf")

@@ -108,6 +108,15 @@ def test_another_version_than_the_pinned_one_is_told(installed, monkeypatch):
     assert doctor.pinned_version("numpy") is None
 
 
+def test_a_version_that_the_engine_refuses_is_told_without_trying_it(installed, monkeypatch):
+    installed("ort")
+    monkeypatch.setattr(Engine, "version", "1.24.4")
+    check = found()["ort"]
+    assert (check.status, check.mend) == ("fail", "pip install --upgrade 'edgeqwen[onnx]'")
+    assert "1.24.4, reads onnx; 1.26 or later is needed" in check.found
+    assert found()["choice"].status == "fail"
+
+
 def test_a_library_that_is_missing_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
     assert "library is missing" in found()["llamacpp"].found

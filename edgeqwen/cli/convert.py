@@ -143,6 +143,8 @@ def summary(report: ConvertReport, run_options: str = "") -> str:
         f"  tensors: {kinds}"
         + ("; the stored copy of the tied embedding was left out" * report.tied_duplicate_dropped),
     ]
+    if report.bytes_out > 1.5 * report.bytes_in:  # 32 bits out of 16
+        lines.append(f"  {report.type} has the source's values, in more bytes; in fewer: --type int8, or --type int4")
     if errors:
         lines.append(f"  rounding error (RMS, relative): {errors}")
     if report.calibrated_on is not None:
