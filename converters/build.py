@@ -68,9 +68,7 @@ def convert_checkpoint(
     infinite; a file changed meanwhile), ArtifactError (the target).
     """
     clock = Clock()
-    workers = threads if threads is not None else physical_cores()
-    if workers < 1:
-        raise RequestError(f"threads is {workers}; at least 1 is needed")
+    workers = workers_of(threads)
     kind = resolve_type(type, tuple(formats))
     if calibrate:
         check_calibrate(kind, tuple(formats))
@@ -100,6 +98,14 @@ def convert_checkpoint(
             measured["guard"] = report.guard
         writer.commit(manifest, measured)
     return report
+
+
+def workers_of(threads: int | None) -> int:
+    """How many threads convert: as many as asked for, or the fast physical cores."""
+    workers = threads if threads is not None else physical_cores()
+    if workers < 1:
+        raise RequestError(f"threads is {workers}; at least 1 is needed")
+    return workers
 
 
 def check_calibrate(type: str, formats: tuple[str, ...]) -> None:

@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converters.build import workers_of
 from converters.onnx_plan import find_onnx_type, plan_onnx
 from converters.report import Clock, ConvertReport
 from converters.to_onnx import write_onnx
 from converters.weights import GgufWeights
 from edgeqwen.artifact import ArtifactWriter, Format, Manifest, Source, SourceFile
-from edgeqwen.device import physical_cores
 from edgeqwen.file_hash import sha256_of
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ def convert_gguf(
     rounded again, and the report names them. Raises RequestError, ArtifactError and CheckpointError.
     """
     clock = Clock()
+    workers = workers_of(threads)
     if type is not None:
         find_onnx_type(type)
     with GgufWeights(path) as weights, ArtifactWriter(Path(out), source=path) as writer:
         plan = plan_onnx(weights, type, shared_grid=True)
         clock.lap("plan")
         writer.reserve(plan.size + 2 * len(facts.tokenizer_json) + _JSON_BYTES)
-        words, threads = facts.tokenizer_json if compare else None, threads or physical_cores()
-        written = write_onnx(weights, plan, writer, threads, progress, words)
+        written = write_onnx(weights, plan, writer, workers, progress, facts.tokenizer_json if compare else None)
         clock.lap("weights")
         size = path.stat().st_size
         manifest = Manifest(
@@ -81,7 +81,7 @@ def convert_gguf(
         )
         seconds = clock.finish()
         errors, tensors = dict(written.errors), dict(written.tensor_types)
-        measured = {"seconds": seconds, "threads": threads, "relative_rms_error": errors, "tensors": tensors}
+        measured = {"seconds": seconds, "threads": workers, "relative_rms_error": errors, "tensors": tensors}
         writer.commit(manifest, {"convert": measured, **({"guard": written.guard} if written.guard else {})})
     return ConvertReport(
         path=Path(out),

@@ -216,7 +216,9 @@ def fitting(grid: Grid, width: int) -> Grid:
     while width % size:
         size //= 2
     if size < 16:  # MatMulNBits: a power of two of at least 16
-        raise RequestError(f"rows of {width} weights cannot be cut into blocks of 16 or more")
+        raise RequestError(
+            f"rows of {width} weights cannot be cut into blocks of 16 or more: --type fp32 keeps them whole"
+        )
     return grid if size == grid.block_size else Grid(grid.bits, size, grid.zeros, grid.half)
 
 

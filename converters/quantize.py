@@ -78,7 +78,8 @@ def _library_path() -> Path:
     folder = library_folder()
     if folder is None:
         raise EngineMissingError(
-            "quantizing needs ggml, which an engine wheel brings, or pip install 'llama-cpp-python==0.3.36'"
+            "GGUF's types are computed by ggml, which an engine wheel brings, or pip install 'edgeqwen[llama]'; "
+            "what is made of a checkpoint with --to onnx does without"
         )
     path = folder / library_name("ggml-base")
     if not path.is_file():

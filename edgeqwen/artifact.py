@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgeqwen.artifact_writer import ArtifactWriter, write_measured
 from edgeqwen.errors import ArtifactError, RequestError
 from edgeqwen.file_hash import sha256_of
+from edgeqwen.folders import cache_folder
 from edgeqwen.gguf import MAGIC
 from edgeqwen.manifest import (
     FORMAT_VERSION,
@@ -42,6 +43,7 @@ __all__ = [
     "Source",
     "SourceFile",
     "is_artifact",
+    "mending",
     "open_artifact",
     "write_measured",
 ]
@@ -80,6 +82,13 @@ class Artifact:
             return {}
         data = parse_object(_read_small(path, _MAX_MEASURED_BYTES), str(path), ArtifactError)
         return data if data.get("manifest_sha256") == self.manifest_sha256 else {}
+
+
+def mending(folder: Path) -> str:
+    """What makes a damaged artifact whole: what lies in the cache is made by the next run, once it is gone."""
+    if folder.absolute().parent == cache_folder().absolute():
+        return f"delete {folder}, and the next run makes it anew"
+    return "convert or copy it again"
 
 
 def is_artifact(path: str | Path) -> bool:
@@ -129,9 +138,11 @@ def _regular_size(path: Path) -> int:
 
 
 def _check_file(path: Path, payload: Payload, *, hashed: bool) -> None:
+    if not path.exists() and not path.is_symlink():
+        raise ArtifactError(f"{path} is missing: {mending(path.parent)}")
     size = _regular_size(path)
     if size != payload.size:
-        raise ArtifactError(f"{path} has {size} bytes; the manifest says {payload.size}: convert or copy it again")
+        raise ArtifactError(f"{path} has {size} bytes; the manifest says {payload.size}: {mending(path.parent)}")
     if not hashed:
         return
     try:
@@ -139,7 +150,9 @@ def _check_file(path: Path, payload: Payload, *, hashed: bool) -> None:
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
     if found != payload.sha256:
-        raise ArtifactError(f"{path} has the sha256 {found}; the manifest says {payload.sha256}: the file is damaged")
+        raise ArtifactError(
+            f"{path} has the sha256 {found}; the manifest says {payload.sha256}: it is damaged, {mending(path.parent)}"
+        )
 
 
 def _check_head(path: Path, head: bytes) -> None:

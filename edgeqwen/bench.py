@@ -81,7 +81,9 @@ def bench(
         except EdgeqwenError as error:
             if len(configurations) == 1:
                 raise
-            report = replace(report, failures=(*report.failures, f"{engine.name}, {threads} threads: {error}"))
+            report = replace(
+                report, failures=(*report.failures, f"{engine.name}, {threads} thread{'s' * (threads > 1)}: {error}")
+            )
         except KeyboardInterrupt:
             report = replace(report, stopped=True)
         if measuring.samples:
@@ -194,16 +196,18 @@ def _at_the_best_bandwidth(runs: tuple[Run, ...]) -> tuple[Run, ...]:
 
 
 def _remember(model: Outline, settings: BenchSettings, report: Report) -> None:
-    """Keep each engine's decoding at the least depth, with the default's threads where they were measured.
+    """Keep how fast each engine decodes behind nothing, with the default's threads: what can be held side by side.
 
     What a machine that was held back decoded says nothing of the engine.
     """
     if model.digest is None or settings.kv_type is not None or settings.gpu_layers:
         return
     speeds: dict[str, Speed] = {}
-    for run in sorted(report.runs, key=lambda run: run.threads == physical_cores()):
-        decoded = min(run.of("decode"), key=lambda row: row.depth, default=None)
-        if decoded is not None and decoded.tokens_per_s is not None and run.version is not None and not decoded.slowed:
+    for run in report.runs:
+        decoded = next((row for row in run.of("decode") if not row.depth), None)
+        if run.threads != physical_cores() or run.version is None or decoded is None or decoded.slowed:
+            continue
+        if decoded.tokens_per_s is not None:
             speeds[run.engine] = Speed(cpu_name(), run.version, run.threads, decoded.tokens_per_s.median)
     if speeds:
         keep_speeds(model.digest, speeds)

@@ -84,7 +84,7 @@ def locate(
         return _cached(target, make, progress)
 
     if text == "nano":
-        return cached(_nano_name())
+        return cached(_cached_name(text))
     if path.is_dir():
         return _artifact_folder(path)
     if path.suffix == ".onnx" and path.is_file():
@@ -92,19 +92,28 @@ def locate(
     if path.is_file():
         return path
     if _is_hub_id(text):
-        return cached(text.replace("/", "--"))
+        return cached(_cached_name(text))
     raise RequestError(
         f"no model {text!r}: give an artifact's folder, a GGUF file, a hub id such as Qwen/Qwen3-0.6B, or nano"
     )
 
 
 def locate_converted(name: str) -> Path:
-    """Like `locate`, but only what is on disk already; RequestError for a hub id that was never converted."""
-    if Path(name).expanduser().exists() or not _is_hub_id(name):
+    """Like `locate`, but only what is on disk already; RequestError for `nano` or a hub id that was never converted.
+
+    Of several types it is the one that `locate` gives, or else the first by name.
+    """
+    if name != "nano" and (Path(name).expanduser().exists() or not _is_hub_id(name)):
         return locate(name, offline=True)
-    found = sorted(path.parent for path in cache_folder().glob(f"{name.replace('/', '--').lower()}-*/{MANIFEST}"))
+    model, formats = _cached_name(name), formats_of(AUTO)
+    usual = cache_folder() / artifact_name(model, type_name(None, formats), formats)
+    if (usual / MANIFEST).is_file():
+        return usual
+    folders = sorted(path.parent for path in cache_folder().glob(f"{model.lower()}-*/{MANIFEST}"))
+    # Qwen3-0.6B-Base is another model: behind this one's name comes a type, which has no hyphen, and perhaps -onnx.
+    found = [path for path in folders if "-" not in path.name.lower()[len(model) + 1 :].removesuffix("-onnx")]
     if not found:
-        raise RequestError(f"{name} is not in the cache: edgeqwen run {name}, or edgeqwen convert {name}, fetches it")
+        raise RequestError(f"{name} is not in the cache: edgeqwen run {name} puts it there")
     return found[0]
 
 
@@ -282,8 +291,10 @@ def _cached(target: Path, make: Callable[[], None], progress: Progress | None) -
     return target
 
 
-def _nano_name() -> str:
-    """Another release's weights get another folder."""
+def _cached_name(name: str) -> str:
+    """What the cache calls `nano`, of which another release's weights get another folder, and a hub id."""
+    if name != "nano":
+        return name.replace("/", "--")
     return f"nano-{hashlib.sha256((NANO / 'model.safetensors').read_bytes()).hexdigest()[:12]}"
 
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Final
 
 from edgeqwen.device import Device, this_device
-from edgeqwen.engines import AUTO, ENGINES, installed_engines, library_names
-from edgeqwen.errors import MemoryShortError, RequestError
+from edgeqwen.engines import AUTO, ENGINES, installed_engines
+from edgeqwen.errors import EngineError, MemoryShortError, RequestError
+from edgeqwen.native_engine import library_folder
 from edgeqwen.outline import Outline
 from edgeqwen.plan import EngineChoice, Plan, choose_engines, plan
 from edgeqwen.speed_record import decode_speeds
@@ -56,11 +57,23 @@ def choose(
     raise next(iter(short.values()))
 
 
+def library_names() -> list[str]:
+    """Names of the libraries of llama.cpp that would be loaded, libggml-cuda.so among them or not; none is loaded here.
+
+    None where they cannot be run: loading says why, and another engine needs none of them.
+    """
+    try:
+        folder = library_folder()
+    except EngineError:
+        return []
+    return [] if folder is None else [library.name for library in folder.glob("*ggml*")]
+
+
 def _check_gpu(gpu_layers: int, libraries: Sequence[str]) -> None:
     """llama.cpp says nothing where it was built for no GPU, and computes on the processor."""
     if libraries and not any(map(_FOR_GPUS.search, libraries)):
         raise RequestError(
             f"gpu_layers={gpu_layers}: the llama.cpp that is installed was built without a GPU; leave it out, or "
             "install one that has it: CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-cache-dir "
-            "llama-cpp-python"
+            "llama-cpp-python, and no engine wheel, which would go before it (pip uninstall edgeqwen-engine)"
         )

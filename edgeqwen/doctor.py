@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Literal
 
 from edgeqwen import device
-from edgeqwen.artifact import is_artifact, open_artifact
+from edgeqwen.artifact import is_artifact, mending, open_artifact
+from edgeqwen.catalog import find
 from edgeqwen.choice import choose
 from edgeqwen.engine_probe import engine_fault
 from edgeqwen.engines import ENGINES, Engine, installed_engines
 from edgeqwen.errors import EdgeqwenError
 from edgeqwen.folders import cache_folder
+from edgeqwen.model import recommended
 from edgeqwen.native_engine import BUILD_LINE, OVERRIDE, library_folder, library_name
 from edgeqwen.onnx_runtime import NEEDED, UPGRADE_LINE, is_too_old
 from edgeqwen.outline import outline
@@ -47,7 +49,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `mend` is the one line that helps, empty where all is well."""
+    """One thing that was looked at. `mend` is the one line that helps, empty where all is well or `found` says it."""
 
     name: str
     status: Status
@@ -274,14 +276,19 @@ def check_model(path: Path, *, verify: Literal["quick", "full"] = "full") -> tup
         if is_artifact(path):
             open_artifact(path, verify=verify)
     except EdgeqwenError as error:
-        return [Check("model", "fail", str(error), f"edgeqwen convert again, or copy it again: {path}")], None
+        return [Check("model", "fail", str(error), f"{path}: {mending(path)}")], None
     sizes = (f"{kind} {model.types[kind]}, {w.total_bytes / 1e6:.0f} MB" for kind, w in model.weights.items())
     checks = [Check("model", "ok", f"{model.name}: {'; '.join(sizes)}")]
     try:
         plan = choose(model)
     except EdgeqwenError as error:
         return [*checks, _refused(str(error))], None
-    return [*checks, Check("choice", "ok", "; ".join(plan.reasons)), Check("fits", "ok", _need(plan))], plan
+    checks += [Check("choice", "ok", "; ".join(plan.reasons)), Check("fits", "ok", _need(plan))]
+    try:
+        recommended(find(path, format=ENGINES[plan.engine].format).sampling)
+    except EdgeqwenError as error:
+        return [*checks, Check("words", "fail", str(error))], None
+    return checks, plan
 
 
 def _refused(text: str) -> Check:

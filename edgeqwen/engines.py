@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 
 from edgeqwen.errors import RequestError
 
@@ -80,15 +78,6 @@ def engine_named(name: str) -> Engine:
     if name not in ENGINES:
         raise RequestError(f"engine {name!r} is not one of {', '.join((AUTO, *ENGINES))}")
     return ENGINES[name]
-
-
-def library_names() -> list[str]:
-    """Names of llama.cpp's libraries that are installed, libggml-cuda.so among them or not; none is loaded."""
-    spec = find_spec(ENGINES["llamacpp"].module) if ENGINES["llamacpp"].installed else None
-    folders = [Path(place, "lib") for place in (spec.submodule_search_locations or ())] if spec else []
-    if named := os.environ.get("LLAMA_CPP_LIB_PATH"):
-        folders = [Path(named)]
-    return [library.name for folder in folders for library in folder.glob("*ggml*")]
 
 
 def installed_engines() -> tuple[str, ...]:

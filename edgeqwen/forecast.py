@@ -9,9 +9,10 @@ from typing import Any
 from edgeqwen.boards import THIS, Target, target_named
 from edgeqwen.engines import ENGINES, installed_engines
 from edgeqwen.memory_need import KV_BYTES, MIB, kv_bytes_per_token
-from edgeqwen.plan import CONTEXT_STEP, RESERVE, EngineChoice, Plan, longest_context, plan
+from edgeqwen.plan import CONTEXT_STEP, RESERVE, EngineChoice, Plan, choose_engines, longest_context, plan
 from edgeqwen.prospect import Option, Prospect, prospect
 from edgeqwen.published import PUBLISHED
+from edgeqwen.speed_record import decode_speeds
 from edgeqwen.types import DEFAULT_TYPE
 
 # The order in which types are taken where several fit: the default first, then smaller ones, then larger ones.
@@ -107,13 +108,14 @@ def forecast_of(
     model: Prospect, target: Target, context_length: int | None = None, parallel: int | None = None
 ) -> Forecast:
     """The same for a model and a device that are known already."""
-    usable = installed_engines() if target.name == THIS else tuple(ENGINES)
+    usable = _usable(model, target)
     rows = [_row(model, option, target, context_length, parallel) for option in model.options]
     rows.sort(key=lambda row: (row.engine != "llamacpp", -row.file_bytes))
     context = rows[0].plan.context_length
-    best = _best(rows, usable)
+    best = _best(rows, tuple(usable))
     if best is not None:
-        return Forecast(model, target, context, parallel, tuple(rows), best, _why(best, rows, model))
+        why = "; ".join(part for part in (usable[best.engine], _why(best, rows, model)) if part)
+        return Forecast(model, target, context, parallel, tuple(rows), best, why)
     if not any(row.engine in usable for row in rows):
         lines = dict.fromkeys(f"{ENGINES[row.engine].pip_line} (it reads {row.format})" for row in rows)
         reason = f"no engine that runs this model is installed: {', or '.join(lines)}"
@@ -122,6 +124,18 @@ def forecast_of(
     return Forecast(
         model, target, context, parallel, tuple(rows), None, reason, _give_up(model, target, rows, parallel)
     )
+
+
+def _usable(model: Prospect, target: Target) -> dict[str, str]:
+    """The engines that can be used, in the order in which they are taken, and what was measured here of their speed."""
+    if target.name != THIS:
+        return dict.fromkeys(ENGINES, "")
+    installed = [name for name in installed_engines() if ENGINES[name].format in {o.format for o in model.options}]
+    speeds = decode_speeds(model.digest)
+    if not installed or not speeds:
+        return dict.fromkeys(installed, "")
+    choices = choose_engines(tuple(ENGINES[name].format for name in installed), installed, speeds=speeds)
+    return {choice.engine: choice.reason if len(speeds) > 1 else "" for choice in choices}
 
 
 def _row(model: Prospect, option: Option, target: Target, context_length: int | None, parallel: int | None) -> Row:
@@ -135,11 +149,11 @@ def _row(model: Prospect, option: Option, target: Target, context_length: int | 
     return Row(option.type, engine.name, option.format, option.file_bytes, option.weights.read_bytes, found, longest)
 
 
-def _best(rows: Collection[Row], usable: Collection[str]) -> Row | None:
-    """The row to take: the preferred type that fits, of the engines that can be used."""
+def _best(rows: Collection[Row], usable: Sequence[str]) -> Row | None:
+    """The row to take: the preferred type that fits, of the first of the engines that can be used."""
     fitting = [row for row in rows if row.fits and row.engine in usable]
     order = {name: place for place, name in enumerate(PREFERENCE)}
-    return min(fitting, key=lambda row: (row.engine != "llamacpp", order.get(row.type, len(order))), default=None)
+    return min(fitting, key=lambda row: (usable.index(row.engine), order.get(row.type, len(order))), default=None)
 
 
 def _why(best: Row, rows: Collection[Row], model: Prospect) -> str:

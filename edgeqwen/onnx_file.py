@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from edgeqwen.artifact import Artifact
+from edgeqwen.artifact import Artifact, mending
 from edgeqwen.errors import ArtifactError
 from edgeqwen.types import ModelShape
 
@@ -278,7 +278,7 @@ def _data_file(path: Path, locations: set[str], files: Mapping[str, int]) -> Pat
         raise ArtifactError(f"{path}: its weights are in {location!r:.80}; one payload of the artifact is expected")
     data = path.with_name(location)
     if _plain_file(data).st_size != files[location]:
-        raise ArtifactError(f"{data} has another size than the manifest says: convert or copy it again")
+        raise ArtifactError(f"{data} has another size than the manifest says: {mending(data.parent)}")
     return data
 
 

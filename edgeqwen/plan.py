@@ -253,7 +253,10 @@ def plan(
     if best is None and not force:
         raise MemoryShortError(_too_large(attempts[-1], available or 0, wish, kv_type))
     found = best or attempts[-1]
-    reasons = [chosen.reason, f"{count} threads: " + ("as asked" if threads else "the fast physical cores")]
+    reasons = [
+        chosen.reason,
+        f"{count} thread{'s' * (count > 1)}: " + ("as asked" if threads else "the fast physical cores"),
+    ]
     reasons += _concessions(found, wish, kv_types[0])
     if gpu_layers is None and layers:
         which = "all" if layers < 0 else layers

@@ -36,13 +36,17 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """A model and what it could run as; `is_made` where the file is there and its type decided."""
+    """A model and what it could run as; `is_made` where the file is there and its type decided.
+
+    `digest` is that of an artifact's manifest, by which what was measured here is found.
+    """
 
     name: str
     source: str
     shape: ModelShape
     options: tuple[Option, ...]
     is_made: bool
+    digest: str | None = None
 
 
 def prospect(name: str, *, offline: bool = False) -> Prospect:
@@ -81,7 +85,7 @@ def _made(path: Path, source: str) -> Prospect:
         Option(found.types[kind], kind, _file_bytes(files, path, kind, weights), weights)
         for kind, weights in found.weights.items()
     )
-    return Prospect(found.name, source, found.shape, options, is_made=True)
+    return Prospect(found.name, source, found.shape, options, is_made=True, digest=found.digest)
 
 
 def _file_bytes(folder: Path, path: Path, format: str, weights: Weights) -> int:

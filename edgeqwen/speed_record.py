@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgeqwen.device import cpu_name
+from edgeqwen.device import cpu_name, physical_cores
 from edgeqwen.engines import ENGINES
 from edgeqwen.folders import cache_folder
 
@@ -18,7 +18,7 @@ _MAX_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """One engine's speed with one artifact here; it counts as long as processor and version are the same."""
+    """One engine's speed with one artifact here; it counts as long as processor, cores and version are the same."""
 
     cpu: str
     version: str
@@ -42,7 +42,7 @@ def keep_speeds(digest: str, speeds: Mapping[str, Speed]) -> Path | None:
 
 
 def decode_speeds(digest: str | None) -> dict[str, float]:
-    """Engine -> decode tokens/s, as far as this processor and the installed version were measured."""
+    """Engine -> decode tokens/s, as far as this processor, its cores and the installed version were measured."""
     if digest is None:
         return {}
     found = _read(_path(digest))
@@ -50,7 +50,8 @@ def decode_speeds(digest: str | None) -> dict[str, float]:
     return {
         name: speed.decode_tokens_per_s
         for name, speed in found.items()
-        if name in ENGINES and speed.cpu == here and speed.version == ENGINES[name].version
+        if name in ENGINES
+        and (speed.cpu, speed.version, speed.threads) == (here, ENGINES[name].version, physical_cores())
     }
 
 

@@ -31,6 +31,13 @@ MIB = 1 << 20
 TINY = BenchSettings(prompts=(3,), generate=(4,), depths=(0, 8), threads=(1,), repeat=2)
 
 
+@pytest.fixture
+def one_core(monkeypatch):
+    """A machine whose default is the one thread of TINY."""
+    for module in (bench_module, speed_record):
+        monkeypatch.setattr(module, "physical_cores", lambda: 1)
+
+
 def ends(_ids):
     """An engine that ends every answer at once."""
     return END
@@ -86,7 +93,7 @@ def test_a_question_that_does_not_fit_is_left_out():
     assert [(s.test, s.tokens) for s in found] == [("first_token", 8), ("prompt", 8), ("prompt", 63)]
 
 
-def test_nano_is_measured_in_a_process_of_its_own(nano_artifact):
+def test_nano_is_measured_in_a_process_of_its_own(one_core, nano_artifact):
     seen = []
     artifact = nano_artifact("q8_0")
     report = bench(artifact, TINY, progress=lambda *args: seen.append(args))
@@ -109,7 +116,7 @@ def test_nano_is_measured_in_a_process_of_its_own(nano_artifact):
     assert decode_speeds(model.digest) == {"llamacpp": rows["decode", 4, 0].tokens_per_s.median}
 
 
-def test_both_engines_are_measured_and_the_faster_one_is_taken(nano_artifact):
+def test_both_engines_are_measured_and_the_faster_one_is_taken(one_core, nano_artifact):
     both = nano_artifact("int4", "gguf", "onnx")
     model = outline(both)
     assert choose(model).engine == "llamacpp"
@@ -290,7 +297,7 @@ def test_one_configuration_that_fails_leaves_the_others(nano_artifact, monkeypat
     assert result.stdout.count("\n") == 2
 
 
-def test_a_run_that_is_throttled_says_so_and_is_not_remembered(nano_artifact, monkeypatch, tmp_path):
+def test_a_run_that_is_throttled_says_so_and_is_not_remembered(one_core, nano_artifact, monkeypatch, tmp_path):
     """A file stands in for the one of a Raspberry Pi's kernel, and turns hot between two samples."""
     flags = tmp_path / "devices/platform/soc/soc:firmware/get_throttled"
     flags.parent.mkdir(parents=True)
@@ -317,6 +324,18 @@ def test_a_run_that_is_throttled_says_so_and_is_not_remembered(nano_artifact, mo
     assert decode_speeds(outline(model).digest)
 
 
+def test_only_what_can_be_held_side_by_side_is_remembered(one_core, nano_artifact, monkeypatch):
+    stub(monkeypatch, lambda request: iter([Sample("decode", 4, request.depths[0], 0.1)]))
+    model = nano_artifact("q8_0")
+    bench(model, TINY)
+    remembered = {"llamacpp": 40.0}
+    assert decode_speeds(outline(model).digest) == remembered
+    stub(monkeypatch, lambda request: iter([Sample("decode", 4, request.depths[0], 0.4)]))
+    for other in ({"depths": (8,)}, {"threads": (2,)}, {"kv_type": "f32"}):
+        bench(model, replace(TINY, **other))
+        assert decode_speeds(outline(model).digest) == remembered, other
+
+
 # The record.
 
 
@@ -327,6 +346,7 @@ SPEED = Speed("CPU", "1.0", 2, 12.5)
 def known(monkeypatch):
     """A machine and versions that are known."""
     monkeypatch.setattr(speed_record, "cpu_name", lambda: "CPU")
+    monkeypatch.setattr(speed_record, "physical_cores", lambda: 2)
     monkeypatch.setattr(type(ENGINES["ort"]), "version", "1.0")
 
 
@@ -339,7 +359,9 @@ def test_speeds_are_kept_and_added_to(known):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("other", [{"cpu": "another"}, {"version": "0.9"}, {"decode_tokens_per_s": 0.0}])
+@pytest.mark.parametrize(
+    "other", [{"cpu": "another"}, {"version": "0.9"}, {"threads": 1}, {"decode_tokens_per_s": 0.0}]
+)
 def test_speeds_of_another_machine_or_version_do_not_count(known, other):
     keep_speeds("a" * 64, {"ort": replace(SPEED, **other), "llamacpp": SPEED})
     assert decode_speeds("a" * 64) == {"llamacpp": 12.5}

@@ -9,7 +9,7 @@ from loopback_hub import MODEL, serving
 
 from edgeqwen import ArtifactError, DownloadError, RequestError, TemplateError, catalog, load
 from edgeqwen.artifact import open_artifact
-from edgeqwen.catalog import NANO, artifact_name, convert, find, locate, model_name, type_name
+from edgeqwen.catalog import NANO, artifact_name, convert, find, locate, locate_converted, model_name, type_name
 from edgeqwen.folders import cache_folder
 from edgeqwen.inspection import inspect
 from edgeqwen.outline import outline
@@ -67,7 +67,7 @@ def test_a_name_becomes_what_the_engine_reads():
 
 
 def test_inspect_of_a_hub_id_looks_and_makes_nothing(hub):
-    with pytest.raises(RequestError, match="edgeqwen convert"):
+    with pytest.raises(RequestError, match="edgeqwen run Qwen"):
         inspect(MODEL)
     assert not hub.seen
     locate(MODEL, type="q8_0")
@@ -75,6 +75,42 @@ def test_inspect_of_a_hub_id_looks_and_makes_nothing(hub):
     assert inspect(MODEL).types[0][0] == "Q8_0"
     assert len(hub.seen) == asked
     assert len(list(cache_folder().iterdir())) == 1
+
+
+def test_what_is_in_the_cache_is_this_model_in_the_type_that_run_takes(nano_artifact):
+    """Qwen3-0.6B-Base begins with the name of another one."""
+    cache = cache_folder()
+    shutil.copytree(nano_artifact("q8_0"), cache / "qwen--qwen3-0.6b-base-q4_k_m")
+    with pytest.raises(RequestError, match=r"Qwen/Qwen3-0\.6B is not in the cache"):
+        locate_converted("Qwen/Qwen3-0.6B")
+    for name in ("int4_fast-onnx", "q8_0", "q4_k_m"):  # the last one is the default
+        shutil.copytree(nano_artifact("q8_0"), cache / f"qwen--qwen3-0.6b-{name}")
+        wanted = "q4_k_m" if name == "q4_k_m" else "int4_fast-onnx"
+        assert locate_converted("Qwen/Qwen3-0.6B").name == f"qwen--qwen3-0.6b-{wanted}"
+    assert locate_converted("Qwen/Qwen3-0.6B-Base").name == "qwen--qwen3-0.6b-base-q4_k_m"
+
+
+def test_to_look_for_nano_makes_nothing():
+    with pytest.raises(RequestError, match="nano is not in the cache: edgeqwen run nano"):
+        locate_converted("nano")
+    assert not cache_folder().exists()
+    made = locate("nano")
+    assert locate_converted("nano") == made
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.write_bytes(b"GGUF"), lambda path: path.unlink()], ids=["cut", "gone"]
+)
+def test_what_is_damaged_in_the_cache_is_made_anew_once_it_is_deleted(spoil):
+    folder = locate("nano")
+    spoil(next(folder.glob("*.gguf")))
+    with pytest.raises(ArtifactError, match=f"delete {folder}, and the next run makes it anew"):
+        find(folder)
+    moved = shutil.copytree(folder, cache_folder().parent / "elsewhere")
+    with pytest.raises(ArtifactError, match="convert or copy it again"):
+        find(moved)
+    shutil.rmtree(folder)
+    assert find(locate("nano")).name == "nano"
 
 
 def test_a_foreign_template_of_a_hub_id_needs_trust_once(hub):

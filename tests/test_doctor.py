@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgeqwen import device, doctor
+from edgeqwen.catalog import NANO, convert
 from edgeqwen.cli import edgeqwen
 from edgeqwen.doctor import diagnose
 from edgeqwen.engine_probe import Fault
@@ -320,6 +321,27 @@ def test_a_model_without_its_manifest(nano_artifact, tmp_path, installed):
     assert "copy it again" in result.stdout
 
 
+def test_a_model_that_load_refuses_cannot_run(tmp_path, installed):
+    """A base model, a template that nobody trusts, sampling that makes no sense: their headers are all right."""
+    installed("llamacpp", "ort")
+    source = shutil.copytree(NANO, tmp_path / "base")
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    template = settings.pop("chat_template")
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    base = convert(str(source), tmp_path / "made", formats=("gguf", "onnx"), compare=False).path
+    diagnosis = diagnose(base, quick=True)
+    assert not diagnosis.can_run
+    assert "no chat template" in diagnosis.checks[-1].found
+    (source / "chat_template.jinja").write_text(template + "{# mine #}")
+    foreign = convert(str(source), tmp_path / "foreign", trust_template=True).path
+    (file,) = foreign.glob("*.gguf")
+    assert "--trust-template" in diagnose(file, quick=True).checks[-1].found
+    assert diagnose(foreign, quick=True).can_run
+    manifest = json.loads((foreign / "manifest.json").read_text()) | {"sampling": {"temperature": -3}}
+    (foreign / "manifest.json").write_text(json.dumps(manifest))
+    assert not diagnose(foreign, quick=True).can_run
+
+
 def test_a_model_with_one_wrong_bit(nano_artifact, tmp_path):
     folder = shutil.copytree(nano_artifact("q8_0"), tmp_path / "nano")
     (weights,) = folder.glob("*.gguf")
@@ -379,7 +401,7 @@ def test_it_says_what_was_measured(installed, nano_artifact, monkeypatch):
         doctor, "outline", lambda _: type(model)("n", "d" * 64, model.shape, both, dict.fromkeys(both, "q"))
     )
     for name, speed in (("llamacpp", 10.0), ("ort", 11.0)):
-        keep_speeds("d" * 64, {name: Speed(device.cpu_name(), ENGINES[name].version, 2, speed)})
+        keep_speeds("d" * 64, {name: Speed(device.cpu_name(), ENGINES[name].version, device.physical_cores(), speed)})
     assert "ort: measured here, tokens/s: ort 11.0, llamacpp 10.0" in found(nano_artifact("q8_0"))["choice"].found
 
 

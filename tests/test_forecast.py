@@ -5,6 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from edgeqwen import choice
+from edgeqwen import forecast as forecast_module
 from edgeqwen import prospect as prospect_module
 from edgeqwen.boards import BOARDS, target_named
 from edgeqwen.catalog import NANO
@@ -163,3 +165,17 @@ def test_the_command_prints_a_table_or_json_and_exits_by_what_fits():
     assert "give up" in none.output
     assert run("nano").exit_code == 0
     assert set(PUBLISHED) >= set(PARAMETERS)
+
+
+def test_what_was_measured_here_decides_as_it_does_for_run(nano_artifact, monkeypatch):
+    both = nano_artifact("int4", "gguf", "onnx")
+    assert forecast(str(both)).recommended.engine == "llamacpp"
+    for faster, slower in (("ort", "llamacpp"), ("llamacpp", "ort")):
+        speeds = {faster: 11.0, slower: 10.0}
+        for module in (choice, forecast_module):
+            monkeypatch.setattr(module, "decode_speeds", lambda _, speeds=speeds: speeds)
+        found = forecast(str(both))
+        assert found.recommended.engine == choice.choose(outline(both)).engine == faster
+        assert f"measured here, tokens/s: {faster} 11.0, {slower} 10.0; it fits" in found.reason
+        board = forecast(str(both), device="pi5-8gb")
+        assert (board.recommended.engine, "measured" in board.reason) == ("llamacpp", False)

@@ -157,6 +157,23 @@ def test_layers_go_to_a_gpu_unless_it_is_known_that_there_is_none(monkeypatch, l
         choice.choose(model, gpu_layers=4)
 
 
+def test_the_libraries_are_those_that_are_loaded(monkeypatch, tmp_path):
+    """An engine wheel's too: without a GPU in it, layers for one are refused."""
+    assert any("ggml" in name for name in choice.library_names())  # the tests run with one of the ways to install it
+    (tmp_path / "libggml-cpu-haswell.so").touch()
+    monkeypatch.setattr(choice, "library_folder", lambda: tmp_path)
+    assert choice.library_names() == ["libggml-cpu-haswell.so"]
+    model = Outline("x", None, QWEN3_06B, {"gguf": Q4_0}, {"gguf": "q4_0"})
+    with pytest.raises(RequestError, match=r"gpu_layers=4.*without a GPU"):
+        choice.choose(model, gpu_layers=4)
+
+    def broken():
+        raise EngineMissingError("for another processor")
+
+    monkeypatch.setattr(choice, "library_folder", broken)
+    assert choice.library_names() == []
+
+
 def test_each_engine_has_its_own_cache_type():
     here = device(8 * GIB)
     assert plan(QWEN3_06B, Q4_0, here).kv_type == "f16"

@@ -72,8 +72,8 @@ def bench(model: str, *, preset: str, kind: str, plot: Path | None, **options: A
     """Measure how fast MODEL runs here, on every engine that can run it.
 
     Prompt and decode speed, time to the first token, time to load and peak memory; decoding also against the memory
-    bandwidth of this machine, which limits it. MODEL is what `run` takes. The speeds are remembered: `run` takes the
-    faster engine. Ctrl-C prints what was measured so far.
+    bandwidth of this machine, which limits it. MODEL is what `run` takes. Decoding at depth 0 with as many threads
+    as `run` takes is remembered: `run` takes the faster engine. Ctrl-C prints what was measured so far.
 
     \b
     edgeqwen bench ./qwen3-0.6b-q4_k_m

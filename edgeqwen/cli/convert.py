@@ -156,6 +156,11 @@ def summary(report: ConvertReport, run_options: str = "") -> str:
         )
     elif any(kind.startswith("int4/") for kind in report.tensor_types) and find_spec("onnxruntime") is None:
         lines.append("  not compared with exact activations: that runs the graph, pip install 'edgeqwen[onnx]'")
-    command = shlex.join(["edgeqwen", "run", str(report.path), *run_options.split()])
-    lines.append(f'  run it: {command} "Hello"')
+    from edgeqwen.artifact import open_artifact
+
+    if open_artifact(report.path).manifest.chat_template is None:
+        lines.append("  to talk with it, give the checkpoint a chat_template.jinja and convert again: it has none")
+    else:
+        command = shlex.join(["edgeqwen", "run", str(report.path), *run_options.split()])
+        lines.append(f'  run it: {command} "Hello"')
     return "\n".join(escaped(line) for line in lines)

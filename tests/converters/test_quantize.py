@@ -111,7 +111,7 @@ def test_a_missing_library_names_the_pip_line(monkeypatch, tmp_path) -> None:
         load_ggml()
     monkeypatch.delenv("LLAMA_CPP_LIB_PATH")
     monkeypatch.setattr(quantize, "library_folder", lambda: None)
-    with pytest.raises(EngineMissingError, match="pip install 'llama-cpp-python"):
+    with pytest.raises(EngineMissingError, match=r"pip install 'edgeqwen\[llama\]'.*--to onnx does without"):
         load_ggml()
 
 

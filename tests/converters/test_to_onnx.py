@@ -270,6 +270,13 @@ def test_onnx_runtime_reads_a_grid_as_it_was_meant(bits, zeros, block) -> None:
     np.testing.assert_allclose(product.T, unround(weights, scales, points, grid), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("threads", [0, -3])
+def test_a_gguf_file_is_converted_with_at_least_one_thread(nano_artifact, tmp_path, threads) -> None:
+    gguf = open_artifact(nano_artifact("q8_0")).file("gguf")
+    with pytest.raises(RequestError, match=f"threads is {threads}"):
+        catalog.convert(str(gguf), tmp_path / "out", formats=("onnx",), threads=threads)
+
+
 @pytest.mark.parametrize(("type", "kinds"), [("q4_0", {"Q4_0"}), ("q8_0", {"Q8_0"}), ("bf16", {"BF16"})])
 def test_a_gguf_file_becomes_a_graph_of_the_same_weights(nano_artifact, tmp_path, type, kinds) -> None:
     """Without the checkpoint: what the two engines compute, and what the tokenizer says, stay the same."""
