@@ -130,6 +130,8 @@ def _read_small(path: Path, most: int) -> bytes:
 def _regular_size(path: Path) -> int:
     try:
         status = path.lstat()
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing: {mending(path.parent)}") from None
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
@@ -138,8 +140,6 @@ def _regular_size(path: Path) -> int:
 
 
 def _check_file(path: Path, payload: Payload, *, hashed: bool) -> None:
-    if not path.exists() and not path.is_symlink():
-        raise ArtifactError(f"{path} is missing: {mending(path.parent)}")
     size = _regular_size(path)
     if size != payload.size:
         raise ArtifactError(f"{path} has {size} bytes; the manifest says {payload.size}: {mending(path.parent)}")

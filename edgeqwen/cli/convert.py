@@ -133,6 +133,8 @@ def facts(report: ConvertReport) -> dict[str, Any]:
 
 def summary(report: ConvertReport, run_options: str = "") -> str:
     """Where it is, how large, how long it took, what quantizing changed, and how to run it."""
+    from edgeqwen.artifact import open_artifact
+
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.tensor_types.items()))
     errors = ", ".join(f"{kind} {100 * error:.2f} %" for kind, error in sorted(report.errors.items()) if error)
     if report.requantized:
@@ -156,8 +158,6 @@ def summary(report: ConvertReport, run_options: str = "") -> str:
         )
     elif any(kind.startswith("int4/") for kind in report.tensor_types) and find_spec("onnxruntime") is None:
         lines.append("  not compared with exact activations: that runs the graph, pip install 'edgeqwen[onnx]'")
-    from edgeqwen.artifact import open_artifact
-
     if open_artifact(report.path).manifest.chat_template is None:
         lines.append("  to talk with it, give the checkpoint a chat_template.jinja and convert again: it has none")
     else:
