@@ -276,7 +276,8 @@ def check_model(path: Path, *, verify: Literal["quick", "full"] = "full") -> tup
         if is_artifact(path):
             open_artifact(path, verify=verify)
     except EdgeqwenError as error:
-        return [Check("model", "fail", str(error), f"{path}: {mending(path)}")], None
+        mend = mending(path)
+        return [Check("model", "fail", str(error), mend if str(path) in mend else f"{path}: {mend}")], None
     sizes = (f"{kind} {model.types[kind]}, {w.total_bytes / 1e6:.0f} MB" for kind, w in model.weights.items())
     checks = [Check("model", "ok", f"{model.name}: {'; '.join(sizes)}")]
     try:
