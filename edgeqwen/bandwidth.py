@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgeqwen.device import counted
+
 ARRAY_BYTES = 256 << 20  # far more than any cache holds
 SMALLEST_BYTES = 32 << 20
 PASSES = 8
@@ -27,8 +29,8 @@ class Bandwidth:
     def method(self) -> str:
         """What was done, in one line."""
         return (
-            f"numpy's largest 32-bit integer of {self.array_bytes >> 20} MiB, a part for each of {self.threads} "
-            f"thread{'s' * (self.threads > 1)}, best of {self.passes} passes"
+            f"numpy's largest 32-bit integer of {self.array_bytes >> 20} MiB, a part for each of "
+            f"{counted(self.threads, 'thread')}, best of {self.passes} passes"
         )
 
 

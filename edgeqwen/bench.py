@@ -11,7 +11,14 @@ from pathlib import Path
 from edgeqwen.bandwidth import Bandwidth, read_bandwidth
 from edgeqwen.bench_process import Request, samples
 from edgeqwen.bench_report import Report, Row, Run, Taken
-from edgeqwen.device import cpu_name, largest_cache_bytes, machine_facts, memory_available_bytes, physical_cores
+from edgeqwen.device import (
+    counted,
+    cpu_name,
+    largest_cache_bytes,
+    machine_facts,
+    memory_available_bytes,
+    physical_cores,
+)
 from edgeqwen.engines import AUTO, ENGINES, Engine, installed_engines
 from edgeqwen.errors import EdgeqwenError, RequestError
 from edgeqwen.memory_need import kv_bytes_per_token
@@ -81,9 +88,8 @@ def bench(
         except EdgeqwenError as error:
             if len(configurations) == 1:
                 raise
-            report = replace(
-                report, failures=(*report.failures, f"{engine.name}, {threads} thread{'s' * (threads > 1)}: {error}")
-            )
+            failure = f"{engine.name}, {counted(threads, 'thread')}: {error}"
+            report = replace(report, failures=(*report.failures, failure))
         except KeyboardInterrupt:
             report = replace(report, stopped=True)
         if measuring.samples:
@@ -154,7 +160,7 @@ class _Measuring:
         self._power = read_power()
         prompts, depths = len(request.prompts), len(request.depths)
         total = request.repeat * (1 + prompts + depths * (prompts + len(request.generate)))
-        label = f"measuring {request.engine}, {request.threads} thread{'s' * (request.threads > 1)}"
+        label = f"measuring {request.engine}, {counted(request.threads, 'thread')}"
         for found in samples(request):
             if isinstance(found, Memory):
                 self._memory = found

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeqwen.bench_report import Report, Row, Run, Spread
+from edgeqwen.device import counted
 from edgeqwen.drawing import Box, Drawing, Line, Text
 
 # Okabe and Ito's palette, told apart by colour-blind people as well.
@@ -59,7 +60,7 @@ def plot(report: Report) -> Drawing:
 
 
 def _name(run: Run) -> str:
-    return f"{run.engine} {run.version or ''} {run.type}, {run.threads} thread{'s' * (run.threads > 1)}"
+    return f"{run.engine} {run.version or ''} {run.type}, {counted(run.threads, 'thread')}"
 
 
 def _colour(number: int) -> str:

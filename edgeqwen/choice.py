@@ -60,7 +60,7 @@ def choose(
 def library_names() -> list[str]:
     """Names of the libraries of llama.cpp that would be loaded, libggml-cuda.so among them or not; none is loaded here.
 
-    None where they cannot be run: loading says why, and another engine needs none of them.
+    Empty where they cannot be run: loading says why, and another engine needs none of them.
     """
     try:
         folder = library_folder()

@@ -128,6 +128,11 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number} {noun}{'s' * (number > 1)}"
+
+
 def system_name() -> str:
     """The operating system and its kernel."""
     try:

@@ -135,7 +135,7 @@ def check_processor() -> Check:
     cores, board, features = device.physical_cores(), device.board_name(), device.cpu_features()
     name = f"{board}, {device.cpu_name()}" if board else device.cpu_name()
     listed = "instruction sets unknown" if features is None else " ".join(features) or "none of the fast ones"
-    found = f"{name}; {cores} fast core{'s' * (cores > 1)}; {listed}"
+    found = f"{name}; {device.counted(cores, 'fast core')}; {listed}"
     arm = platform.machine().lower() in {"aarch64", "arm64"}
     wanted = "dotprod" if arm else "avx2"
     if features is not None and wanted not in features:

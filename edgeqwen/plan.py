@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from edgeqwen.device import Device
+from edgeqwen.device import Device, counted
 from edgeqwen.engines import AUTO, ENGINES, Engine, engine_named
 from edgeqwen.errors import ArtifactError, EngineMissingError, MemoryShortError, RequestError
 from edgeqwen.memory_need import (
@@ -253,10 +253,7 @@ def plan(
     if best is None and not force:
         raise MemoryShortError(_too_large(attempts[-1], available or 0, wish, kv_type))
     found = best or attempts[-1]
-    reasons = [
-        chosen.reason,
-        f"{count} thread{'s' * (count > 1)}: " + ("as asked" if threads else "the fast physical cores"),
-    ]
+    reasons = [chosen.reason, f"{counted(count, 'thread')}: {'as asked' if threads else 'the fast physical cores'}"]
     reasons += _concessions(found, wish, kv_types[0])
     if gpu_layers is None and layers:
         which = "all" if layers < 0 else layers

@@ -46,12 +46,11 @@ def decode_speeds(digest: str | None) -> dict[str, float]:
     if digest is None:
         return {}
     found = _read(_path(digest))
-    here = cpu_name()
+    cpu, cores = cpu_name(), physical_cores()
     return {
         name: speed.decode_tokens_per_s
         for name, speed in found.items()
-        if name in ENGINES
-        and (speed.cpu, speed.version, speed.threads) == (here, ENGINES[name].version, physical_cores())
+        if name in ENGINES and (speed.cpu, speed.version, speed.threads) == (cpu, ENGINES[name].version, cores)
     }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from edgeqwen.bench_report import COLUMNS, Report, Row, Run, Spread, as_dict, flat_rows
 from edgeqwen.cli.terminal import escaped, json_text
+from edgeqwen.device import counted
 
 MIB = 1 << 20
 COLUMNS_WIDE = 79  # of the lines of text; a report on one run fits an 80-column terminal
@@ -37,7 +38,7 @@ def _heading(report: Report) -> Iterator[str]:
     yield f"{report.model} on {where}: {machine['cores']} cores{memory}; {system}"
     if len(report.runs) == 1:
         (run,) = report.runs
-        yield f"{run.engine} {run.version or ''}, {run.type}, {run.threads} thread{'s' * (run.threads > 1)}"
+        yield f"{run.engine} {run.version or ''}, {run.type}, {counted(run.threads, 'thread')}"
 
 
 def _run(run: Run) -> dict[str, str]:
